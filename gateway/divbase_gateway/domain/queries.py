@@ -1,0 +1,126 @@
+"""What a researcher asks (QueryRequest) and what will be done about it (Plan). Pure values; `planning.py` makes one
+from the other, `steps.py` reads the bcftools steps, `samples.py` the metadata filter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from divbase_gateway.domain.files import IndexRef
+
+
+class OutputFormat(StrEnum):
+    VCF_GZ = "vcf.gz"
+    BCF = "bcf"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which samples: exactly one of the three is set."""
+
+    where: str | None = None
+    samples: tuple[str, ...] = ()
+    all_samples: bool = False
+
+
+@dataclass(frozen=True)
+class QueryRequest:
+    """A query as it was asked.
+
+    Attributes:
+        command: bcftools steps as the user typed them, `;` between them.
+        files: globs over the project's keys; empty for every usable variant file.
+        name: the result's file name without its suffix.
+        level: compression level of `vcf.gz` and `bcf`, 0 to 9.
+    """
+
+    selection: Selection
+    command: str = "view"
+    files: tuple[str, ...] = ()
+    output: OutputFormat = OutputFormat.VCF_GZ
+    level: int = 3
+    name: str = "result"
+
+
+class CombineKind(StrEnum):
+    SINGLE = "single"  # one file
+    CONCAT = "concat"  # the same samples in every file
+    MERGE = "merge"  # no sample in two files
+    MIXED = "mixed"  # groups of the same samples: concat in each, merge between them
+
+
+@dataclass(frozen=True)
+class PlannedInput:
+    """One file version that the job reads.
+
+    Attributes:
+        number: 1-based, in key order; the node stages it as `in/<number>.vcf.gz` (or `.bcf`) with its index beside.
+        samples: the selected samples in the order of the file's header; None when the file is not cut down.
+        group: 1-based number of the concat group that the file belongs to.
+        bytes_needed: bytes to read of it, index included.
+    """
+
+    number: int
+    key: str
+    version_id: str
+    size: int
+    etag: str
+    sha256: str | None
+    format: str
+    index: IndexRef
+    samples: tuple[str, ...] | None
+    group: int
+    bytes_needed: int
+
+
+@dataclass(frozen=True)
+class Process:
+    """One bcftools process of the pipeline.
+
+    Attributes:
+        id: unique in the plan, `[a-z0-9.]+`.
+        argv: the arguments after `bcftools`, without inputs that come from other processes.
+        sources: ids of the processes whose output it reads. One source arrives as `-` (standard input), several as
+            /dev/fd paths appended to argv in this order.
+        materialise: its output is written to an indexed BCF before its reader starts, because the reader seeks.
+            Where a source is materialised, the reader gets the file's path instead of a /dev/fd path.
+        output: path relative to the job's scratch folder that the process writes itself (the last process only).
+    """
+
+    id: str
+    argv: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+    materialise: bool = False
+    output: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the job will do; the only thing the renderer sees.
+
+    Attributes:
+        samples: of the result, in its column order.
+        dropped_samples: selected, but in no file that has the region.
+        regions: of the first step, as asked; empty for everything.
+        bytes_total, bytes_needed: of the inputs with their indexes; what is stored, and what will be read.
+        memory_mb, cores, minutes, scratch_mb: what the job asks of the scheduler.
+        warnings: sentences for the user.
+        digest: sha256 hex over inputs, processes and output: equal plans have equal digests.
+    """
+
+    inputs: tuple[PlannedInput, ...]
+    processes: tuple[Process, ...]
+    combine: CombineKind
+    samples: tuple[str, ...]
+    dropped_samples: tuple[str, ...]
+    regions: tuple[str, ...]
+    output: OutputFormat
+    output_name: str
+    bytes_total: int
+    bytes_needed: int
+    memory_mb: int
+    cores: int
+    minutes: int
+    scratch_mb: int
+    warnings: tuple[str, ...] = ()
+    digest: str = field(default="")

@@ -1,0 +1,263 @@
+"""What the services need from the world and a test cannot run: a scheduler, an object store, a clock.
+
+Adapters live in `slurm/`, `local/` and `s3/`; fakes with the same behaviour in `tests/fakes/`. One contract test file
+per port runs over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Protocol
+
+# --- the scheduler -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job to hand to the scheduler.
+
+    Attributes:
+        name: `divbase-<project>-<job>-<token>`, unique for every attempt; `find` looks for it.
+        script: the rendered batch script; its `#SBATCH` header carries every resource and label.
+        files: put beside the script in the job's directory, mode 0600, before it starts. The script starts with that
+            directory as its working directory; its output goes to `job.log` there.
+        comment: for people who look at the queue: job, project, user.
+        cores, memory_mb, minutes: as in the script's header, for schedulers that do not read it.
+    """
+
+    name: str
+    script: str
+    files: Mapping[str, bytes]
+    comment: str
+    cores: int
+    memory_mb: int
+    minutes: int
+
+
+@dataclass(frozen=True)
+class SlurmRef:
+    """The identity of a job at the scheduler: never the id alone, because ids wrap.
+
+    `cluster` is the cluster's name (`local` for the embedded scheduler), `submitted_at` when the scheduler took it.
+    """
+
+    cluster: str
+    job_id: str
+    name: str
+    submitted_at: datetime
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What the scheduler said of one job, in its own words.
+
+    Attributes:
+        state: SLURM's word, whole (`RUNNING`, `OUT_OF_MEMORY`, `CANCELLED by 1001`).
+        reason: why it waits or ended, SLURM's word; empty where there is none.
+        exit_code, signal: of the batch script; None until it ended.
+        elapsed_s, cpu_s, max_rss_bytes: accounting; None where not known.
+        source: the evidence: `squeue`, `sacct`, `pyslurm` or `local`.
+    """
+
+    state: str
+    reason: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    node: str | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    restarts: int = 0
+    elapsed_s: float | None = None
+    cpu_s: float | None = None
+    max_rss_bytes: int | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One successful look at the scheduler. A ref that was asked for and is not in `seen` was not found, no more."""
+
+    at: datetime
+    seen: Mapping[SlurmRef, Sighting] = field(default_factory=dict)
+
+
+class Scheduler(Protocol):
+    """A batch scheduler. Every method may raise SchedulerUnavailable; a failed look is never an answer."""
+
+    def submit(self, submission: Submission) -> SlurmRef:
+        """Hand the job over.
+
+        Raises:
+            SubmissionRefused: the scheduler said no, definitely; nothing was started.
+            SubmissionUnknown: the answer was lost; look with `find` before doing anything else.
+        """
+        ...
+
+    def observe(self, refs: Sequence[SlurmRef]) -> Observation:
+        """Look at these jobs, however many, in a constant number of scheduler calls."""
+        ...
+
+    def find(self, name: str, since: datetime) -> list[SlurmRef]:
+        """Every job of exactly this name that was submitted at or after `since`, live or ended."""
+        ...
+
+    def cancel(self, ref: SlurmRef) -> None:
+        """Ask for the job's end, its children included. Cancelling a job that ended is no error."""
+        ...
+
+    def read_log(self, ref: SlurmRef, max_bytes: int) -> bytes:
+        """The last `max_bytes` of the job's `job.log`, empty where there is none (yet, or any more)."""
+        ...
+
+    def discard(self, ref: SlurmRef) -> None:
+        """Remove the job's directory after it was settled. Removing it twice is no error."""
+        ...
+
+    def ping(self) -> str:
+        """A line that names the scheduler and its version."""
+        ...
+
+
+# --- the object store --------------------------------------------------------------------------------------------
+
+
+class Audience(StrEnum):
+    """Who will use a presigned URL: each sees the store under a name of its own."""
+
+    LAPTOP = "laptop"
+    NODE = "node"
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One version of an object. `size` in bytes, `etag` without quotes, `metadata` keys in lower case."""
+
+    key: str
+    version_id: str
+    size: int
+    etag: str
+    modified_at: datetime
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ObjectVersion:
+    """An entry of a version listing; a delete marker has `deleted` set and no size."""
+
+    key: str
+    version_id: str
+    size: int
+    etag: str
+    modified_at: datetime
+    is_latest: bool
+    deleted: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a multipart upload as the store has it. `number` from 1, `etag` without quotes, `size` in bytes."""
+
+    number: int
+    etag: str
+    size: int
+
+
+@dataclass(frozen=True)
+class PresignedRequest:
+    """A request that the bearer may make without credentials until `expires_at`; it must send `headers` as they are."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    expires_at: datetime
+
+
+class ObjectStore(Protocol):
+    """A versioned object store. Every method may raise StoreUnavailable; a missing bucket, key or version is NotFound."""
+
+    def ensure_bucket(self, bucket: str) -> bool:
+        """Create the bucket, or adopt the one that is there, and switch versioning on. True if it was created."""
+        ...
+
+    def head(self, bucket: str, key: str, version_id: str | None = None) -> ObjectInfo: ...
+
+    def read(self, bucket: str, key: str, version_id: str | None, start: int, length: int) -> bytes:
+        """Bytes [start, start + length) of one version, fewer only where the object ends before."""
+        ...
+
+    def write(self, bucket: str, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> ObjectInfo: ...
+
+    def list_objects(self, bucket: str, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Current versions in key order; listing pages are followed. `metadata` is empty."""
+        ...
+
+    def list_versions(self, bucket: str, prefix: str = "") -> Iterator[ObjectVersion]:
+        """Every version and delete marker, by key, newest first."""
+        ...
+
+    def delete(self, bucket: str, key: str) -> str:
+        """Put a delete marker on the object and return the marker's version id. Nothing is lost."""
+        ...
+
+    def delete_version(self, bucket: str, key: str, version_id: str) -> None:
+        """Remove one version, or one delete marker (which restores what was under it), for good."""
+        ...
+
+    def presign_get(
+        self, bucket: str, key: str, version_id: str, audience: Audience, expires: timedelta, filename: str | None = None
+    ) -> PresignedRequest:
+        """For one pinned version; `filename` becomes the Content-Disposition."""
+        ...
+
+    def presign_put(
+        self,
+        bucket: str,
+        key: str,
+        audience: Audience,
+        expires: timedelta,
+        content_md5: str,
+        metadata: Mapping[str, str],
+    ) -> PresignedRequest:
+        """For one whole object whose base64 MD5 is signed: the store refuses any other bytes."""
+        ...
+
+    def start_multipart(self, bucket: str, key: str, metadata: Mapping[str, str]) -> str:
+        """Begin a multipart upload and return the store's id for it."""
+        ...
+
+    def presign_part(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        number: int,
+        audience: Audience,
+        expires: timedelta,
+        content_md5: str,
+    ) -> PresignedRequest: ...
+
+    def list_parts(self, bucket: str, key: str, upload_id: str) -> list[Part]: ...
+
+    def complete_multipart(self, bucket: str, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:
+        """Join the parts. Completing an upload that was completed before with the same parts is no error."""
+        ...
+
+    def abort_multipart(self, bucket: str, key: str, upload_id: str) -> None:
+        """Forget the upload and its parts. Aborting what is not there is no error."""
+        ...
+
+    def ping(self) -> str:
+        """A line that names the endpoint, after a request that proves that it answers and takes the credentials."""
+        ...
+
+
+# --- the clock ---------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """The time, aware, in UTC."""
+        ...
