@@ -1,0 +1,518 @@
+"""The wire models of the DivBase API, used by the gateway to answer and by the client to ask.
+
+Field names and values here are the public interface: times are aware and in UTC, sizes are bytes unless the name says
+otherwise, checksums are lower-case hex unless the name says base64. This module knows neither HTTP nor the gateway.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+T = TypeVar("T")
+
+
+class Wire(BaseModel):
+    """Base of every wire model: unknown fields in a request are an error that names them."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
+
+
+class Answer(BaseModel):
+    """Base of what only the gateway sends: an older client ignores fields that it does not know."""
+
+    model_config = ConfigDict(extra="ignore", from_attributes=True)
+
+
+class Page(Answer, Generic[T]):
+    """One page of a listing. Pass `next_cursor` as `cursor` for the next one; None on the last."""
+
+    items: list[T]
+    next_cursor: str | None = None
+
+
+class Problem(Answer):
+    """RFC 9457 problem details, the body of every error. `code` is stable; `hint` says what to do."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str | None = None
+    request_id: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+# --- people, keys, projects ---------------------------------------------------------------------------------------
+
+
+class Role(StrEnum):
+    READ = "READ"
+    QUERY = "QUERY"
+    EDIT = "EDIT"
+    MANAGE = "MANAGE"
+
+
+class User(Answer):
+    id: str
+    email: str
+    name: str
+    is_admin: bool
+    active: bool
+    created_at: datetime
+
+
+class NewUser(Wire):
+    email: str = Field(min_length=3, max_length=254)
+    name: str = Field(default="", max_length=200)
+    is_admin: bool = False
+
+
+class UserChange(Wire):
+    """Fields that are None stay as they are."""
+
+    name: str | None = Field(default=None, max_length=200)
+    is_admin: bool | None = None
+    active: bool | None = None
+
+
+class Me(Answer):
+    """Who the key belongs to, and what they may do where."""
+
+    user: User
+    key: ApiKey
+    memberships: list[Membership]
+
+
+class ApiKey(Answer):
+    """An API key without its secret. `prefix` is the part before the dot, enough to recognise it by."""
+
+    id: str
+    name: str
+    prefix: str
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewApiKey(Wire):
+    """`user` is an email address; only site admins make keys for others. None of `expires_in_days` means never."""
+
+    name: str = Field(min_length=1, max_length=100)
+    expires_in_days: int | None = Field(default=90, ge=1, le=3650)
+    user: str | None = None
+
+
+class CreatedApiKey(ApiKey):
+    """The only answer that ever holds the secret."""
+
+    secret: str
+
+
+class Membership(Answer):
+    project: str
+    user: str = Field(description="Email address")
+    user_name: str
+    role: Role
+
+
+class MemberChange(Wire):
+    role: Role
+
+
+class Project(Answer):
+    """`role` is the caller's own; site admins have MANAGE everywhere."""
+
+    name: str
+    description: str
+    bucket: str
+    role: Role
+    created_at: datetime
+    files: int
+    bytes: int
+
+
+class NewProject(Wire):
+    """`bucket`: an existing bucket to adopt; None makes one named after the project."""
+
+    name: str
+    description: str = Field(default="", max_length=1000)
+    bucket: str | None = None
+
+
+class ProjectChange(Wire):
+    description: str | None = Field(default=None, max_length=1000)
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+class FileState(StrEnum):
+    STORED = "STORED"
+    INDEXING = "INDEXING"
+    READY = "READY"
+    UNUSABLE = "UNUSABLE"
+
+
+class Contig(Answer):
+    """`variants` is None where no index has counted them."""
+
+    name: str
+    length: int | None
+    variants: int | None
+
+
+class File(Answer):
+    """The current version of a file (or one of its versions, in a version listing).
+
+    `reason` says in words why an UNUSABLE file is; `samples` and `variants` are counts. `deleted`: the newest entry is
+    a delete marker; `divbase files restore` takes it away.
+    """
+
+    key: str
+    version_id: str
+    size: int
+    sha256: str | None
+    etag: str
+    state: FileState
+    reason: str | None
+    format: str
+    samples: int | None
+    contigs: int | None
+    variants: int | None
+    index: str | None = Field(description="csi or tbi, None while there is none")
+    uploaded_at: datetime
+    uploaded_by: str | None
+    deleted: bool
+    is_latest: bool
+
+
+class FileDetail(File):
+    """`index_job`: the job that is building the index, or built it."""
+
+    sample_names: list[str]
+    contig_list: list[Contig]
+    index_key: str | None
+    index_job: str | None
+
+
+class Presigned(Answer):
+    """A request to S3 that needs no credentials until `expires_at`; send `headers` exactly."""
+
+    method: Literal["GET", "PUT"]
+    url: str
+    headers: dict[str, str]
+    expires_at: datetime
+
+
+class NewUpload(Wire):
+    """Begins (or resumes) an upload. `sha256`: hex, of the whole file; `size` in bytes.
+
+    Equal content of the current version is answered as `unchanged`; an open upload of the same key, size and sha256
+    is answered with the parts that S3 already has.
+    """
+
+    key: str
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class UploadMode(StrEnum):
+    UNCHANGED = "unchanged"  # the current version has this content; nothing to do
+    SINGLE = "single"  # one PUT
+    MULTIPART = "multipart"  # parts of `part_size` bytes, the last one shorter
+
+
+class UploadedPart(Wire):
+    """`etag` is the hex MD5 of the part. `number` from 1."""
+
+    number: int = Field(ge=1, le=10000)
+    etag: str
+    size: int
+
+
+class Upload(Answer):
+    id: str | None
+    mode: UploadMode
+    part_size: int | None
+    parts: list[UploadedPart]
+    file: File | None
+
+
+class PartChecksum(Wire):
+    """`md5`: base64 of the 16 bytes, signed into the URL so that S3 refuses anything else."""
+
+    number: int = Field(ge=1, le=10000)
+    md5: str = Field(pattern=r"^[A-Za-z0-9+/]{22}==$")
+
+
+class UploadUrlsRequest(Wire):
+    """For a single PUT ask for part 1."""
+
+    parts: list[PartChecksum] = Field(min_length=1, max_length=1000)
+
+
+class UploadUrl(Answer):
+    number: int
+    request: Presigned
+
+
+class UploadUrls(Answer):
+    urls: list[UploadUrl]
+
+
+class CompleteUpload(Wire):
+    """`parts` in order, all of them; for a single PUT, part 1."""
+
+    parts: list[UploadedPart] = Field(min_length=1, max_length=10000)
+
+
+class Download(Answer):
+    """One pinned version: size, checksum and a presigned GET that takes Range requests."""
+
+    key: str
+    version_id: str
+    size: int
+    sha256: str | None
+    etag: str
+    request: Presigned
+
+
+class RestoreFile(Wire):
+    key: str
+
+
+# --- sample metadata ----------------------------------------------------------------------------------------------
+
+
+class MetadataColumn(Answer):
+    """`kind` is `text` or `number`; `values` are up to 20 distinct ones, in order of first appearance."""
+
+    name: str
+    kind: Literal["text", "number"]
+    is_list: bool
+    values: list[str]
+    distinct: int
+
+
+class Metadata(Answer):
+    """`warnings`: samples that no file has yet, samples of files that have no row."""
+
+    key: str
+    version_id: str
+    rows: int
+    columns: list[MetadataColumn]
+    warnings: list[str]
+
+
+class MetadataQuery(Wire):
+    """`where`: the filter language, for example `Area:North,West;Year:>=2000`; empty for all rows."""
+
+    where: str = ""
+
+
+class MatchedSample(Answer):
+    """`files`: keys of the variant files that hold the sample."""
+
+    sample: str
+    files: list[str]
+
+
+class MetadataAnswer(Answer):
+    version_id: str
+    samples: list[MatchedSample]
+    files: list[str]
+    warnings: list[str]
+
+
+class SampleList(Answer):
+    """Every sample of the project's usable variant files, in file and header order."""
+
+    samples: list[MatchedSample]
+
+
+# --- queries and jobs ---------------------------------------------------------------------------------------------
+
+
+class OutputFormat(StrEnum):
+    VCF_GZ = "vcf.gz"
+    BCF = "bcf"
+
+
+class Query(Wire):
+    """A question. Exactly one of `where`, `samples`, `all_samples` chooses the samples.
+
+    Attributes:
+        command: bcftools steps, `;` between them, e.g. `view -r 21:15000000-25000000; view -i "QUAL>30"`.
+        files: keys or globs; empty for every usable variant file of the project.
+        level: compression level of the result, 0 to 9.
+    """
+
+    where: str | None = None
+    samples: list[str] | None = None
+    all_samples: bool = False
+    command: str = "view"
+    files: list[str] = Field(default_factory=list)
+    output: OutputFormat = OutputFormat.VCF_GZ
+    level: int = Field(default=3, ge=0, le=9)
+    name: str = "result"
+
+
+class PlannedInput(Answer):
+    number: int
+    key: str
+    version_id: str
+    size: int
+    samples: list[str] | None
+    group: int
+    bytes_needed: int
+
+
+class Plan(Answer):
+    """What the job will do. `commands` are the bcftools commands as one would type them, for reading."""
+
+    inputs: list[PlannedInput]
+    combine: Literal["single", "concat", "merge", "mixed"]
+    samples: list[str]
+    dropped_samples: list[str]
+    regions: list[str]
+    output: str
+    commands: list[str]
+    bytes_total: int
+    bytes_needed: int
+    memory_mb: int
+    cores: int
+    minutes: int
+    scratch_mb: int
+    warnings: list[str]
+    digest: str
+
+
+class Script(Answer):
+    """The batch script, exactly as it would be submitted but for the job's name."""
+
+    script: str
+
+
+class JobState(StrEnum):
+    """Ours, whatever the scheduler calls it. The last four are ends."""
+
+    ACCEPTED = "ACCEPTED"
+    SUBMITTING = "SUBMITTING"
+    SUBMIT_UNKNOWN = "SUBMIT_UNKNOWN"
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    FINALIZING = "FINALIZING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    LOST = "LOST"
+
+    @property
+    def is_end(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST)
+
+
+class Progress(Answer):
+    """`stage`: staging, running or pushing; `done` of `total` bytes of that stage (total 0: not known)."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class Attempt(Answer):
+    """One run of a job. `slurm_*` are the scheduler's own words."""
+
+    number: int
+    cluster: str | None
+    slurm_job_id: str | None
+    slurm_name: str
+    slurm_state: str | None
+    slurm_reason: str | None
+    exit_code: int | None
+    node: str | None
+    submitted_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    elapsed_s: float | None
+    cpu_s: float | None
+    max_rss_bytes: int | None
+    outcome: str | None = Field(description="How it ended: succeeded, or the reason of the failure")
+
+
+class ResultFile(Answer):
+    """`role`: result, index, provenance or log."""
+
+    role: str
+    key: str
+    version_id: str
+    size: int
+    sha256: str
+
+
+class Job(Answer):
+    """`observed_at`: when the scheduler, or the job itself, was last heard of; a GET never asks the scheduler."""
+
+    id: str
+    project: str
+    kind: Literal["query", "index"]
+    name: str
+    state: JobState
+    reason: str | None = Field(description="Machine-readable reason of a failure")
+    message: str | None = Field(description="What it means and what to do, in words")
+    stuck: str | None = Field(description="Why a queued job will not start by itself")
+    created_by: str
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    observed_at: datetime | None
+    attempt: int
+    slurm_job_id: str | None
+    slurm_state: str | None
+    slurm_reason: str | None
+    node: str | None
+    progress: Progress | None
+    cancel_requested: bool
+
+
+class JobDetail(Job):
+    query: Query | None
+    plan: Plan
+    attempts: list[Attempt]
+    results: list[ResultFile]
+
+
+class JobLog(Answer):
+    """The end of the job's output. `complete`: it is the stored log of an ended job, not a look at a running one."""
+
+    text: str
+    complete: bool
+
+
+class ResultDownloads(Answer):
+    files: list[ResultDownload]
+
+
+class ResultDownload(Answer):
+    role: str
+    download: Download
+
+
+class Rerun(Wire):
+    """Nothing to choose yet; memory and time come with SLURM."""
+
+
+class Health(Answer):
+    status: Literal["ok", "failing"]
+    version: str
+    checks: dict[str, str] = Field(default_factory=dict)
+
+
+Me.model_rebuild()
+ResultDownloads.model_rebuild()
