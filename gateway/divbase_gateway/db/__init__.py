@@ -1,0 +1,1 @@
+"""Rows, sessions and migrations: everything that knows SQL. Rules live in `domain`, use cases in `services`."""

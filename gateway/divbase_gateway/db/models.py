@@ -1,0 +1,299 @@
+"""The tables. Rows carry no behaviour beyond their columns; what may be in them is decided in `domain` and `services`.
+
+Every time column is an aware UTC datetime, on SQLite too. Lists and plans are JSON text that only services read.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime, stored in UTC. A naive one is a fault of ours and refused."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a naive datetime was about to be stored: {value!r}")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Constraint names are fixed so that migrations can name them on every database."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[Any]: JSON, int: BigInteger}  # noqa: RUF012
+
+
+# SQLite counts up only in a column that is exactly INTEGER.
+_Serial = BigInteger().with_variant(Integer, "sqlite")
+
+
+class UserRow(Base):
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True)
+    public_id: Mapped[str] = mapped_column(String(20), unique=True)
+    email: Mapped[str] = mapped_column(String(254), unique=True)  # lower case
+    name: Mapped[str] = mapped_column(String(200), default="")
+    is_admin: Mapped[bool] = mapped_column(Boolean, default=False)
+    active: Mapped[bool] = mapped_column(Boolean, default=True)
+    created_at: Mapped[datetime]
+
+
+class ApiKeyRow(Base):
+    __tablename__ = "api_keys"
+
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True)
+    public_id: Mapped[str] = mapped_column(String(20), unique=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(String(100))
+    prefix: Mapped[str] = mapped_column(String(16), unique=True)
+    secret_sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+    user: Mapped[UserRow] = relationship(lazy="raise")
+
+
+class ProjectRow(Base):
+    __tablename__ = "projects"
+
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True)
+    name: Mapped[str] = mapped_column(String(40), unique=True)
+    description: Mapped[str] = mapped_column(String(1000), default="")
+    bucket: Mapped[str] = mapped_column(String(63), unique=True)
+    created_at: Mapped[datetime]
+
+
+class MembershipRow(Base):
+    __tablename__ = "memberships"
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True)
+    role: Mapped[str] = mapped_column(String(10))
+
+    user: Mapped[UserRow] = relationship(lazy="raise")
+    project: Mapped[ProjectRow] = relationship(lazy="raise")
+
+
+class FileRow(Base):
+    """A name in a project. `current_id` is its newest version, also while `deleted_at` is set."""
+
+    __tablename__ = "files"
+    __table_args__ = (UniqueConstraint("project_id", "key"),)
+
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    key: Mapped[str] = mapped_column(String(1024))
+    current_id: Mapped[int | None] = mapped_column(
+        ForeignKey("file_versions.id", use_alter=True, ondelete="SET NULL"), index=True
+    )
+    deleted_at: Mapped[datetime | None]
+    delete_marker: Mapped[str | None] = mapped_column(String(255))  # S3 version id of the marker
+
+    current: Mapped[FileVersionRow | None] = relationship(foreign_keys=[current_id], lazy="raise")
+
+
+class FileVersionRow(Base):
+    """One version of a file and what the catalogue knows of it (see `domain.files.CataloguedFile`)."""
+
+    __tablename__ = "file_versions"
+    __table_args__ = (UniqueConstraint("file_id", "version_id"),)
+
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True)
+    file_id: Mapped[int] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"))
+    version_id: Mapped[str] = mapped_column(String(255))
+    size: Mapped[int]
+    etag: Mapped[str] = mapped_column(String(100))
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    format: Mapped[str] = mapped_column(String(10))
+    state: Mapped[str] = mapped_column(String(10))
+    reason: Mapped[str | None] = mapped_column(Text)
+    samples: Mapped[list[Any]]  # names in header order
+    contigs: Mapped[list[Any]]  # [[name, length or null, variants or null], ...] in header order
+    index_key: Mapped[str | None] = mapped_column(String(1100))
+    index_version_id: Mapped[str | None] = mapped_column(String(255))
+    index_kind: Mapped[str | None] = mapped_column(String(3))
+    index_size: Mapped[int | None]
+    index_etag: Mapped[str | None] = mapped_column(String(100))
+    index_job: Mapped[str | None] = mapped_column(String(20))  # public id of the job that builds or built it
+    uploaded_at: Mapped[datetime]
+    uploaded_by_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+
+    file: Mapped[FileRow] = relationship(foreign_keys=[file_id], lazy="raise")
+    uploaded_by: Mapped[UserRow | None] = relationship(lazy="raise")
+
+
+class UploadRow(Base):
+    """An upload that was begun. It ends by `completed_at`, or is aborted and removed."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True)
+    public_id: Mapped[str] = mapped_column(String(20), unique=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    key: Mapped[str] = mapped_column(String(1024))
+    size: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    part_size: Mapped[int | None]
+    s3_upload_id: Mapped[str | None] = mapped_column(String(1024))  # None: one PUT
+    created_at: Mapped[datetime]
+    completed_at: Mapped[datetime | None]
+    version_row_id: Mapped[int | None] = mapped_column(ForeignKey("file_versions.id", ondelete="SET NULL"))
+
+
+class JobRow(Base):
+    """An accepted job. `state` is a `domain.jobs.JobState`; the attempt that counts is number `attempt`."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_project_id_id", "project_id", "id"),
+        # The reconciler asks for what is not over, every tick: a small index whatever the history.
+        Index(
+            "ix_jobs_open",
+            "state",
+            "id",
+            sqlite_where=text("state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'LOST')"),
+            postgresql_where=text("state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'LOST')"),
+        ),
+        Index("ix_jobs_plan_digest", "project_id", "plan_digest"),
+    )
+
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True)
+    public_id: Mapped[str] = mapped_column(String(20), unique=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(10))  # query or index
+    name: Mapped[str] = mapped_column(String(100))
+    query: Mapped[dict[str, Any] | None]  # as asked (wire form), None for index jobs
+    plan: Mapped[dict[str, Any]]
+    plan_digest: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str | None] = mapped_column(String(40))
+    message: Mapped[str | None] = mapped_column(Text)
+    stuck: Mapped[str | None] = mapped_column(Text)
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    cancel_requested_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    state_since: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    observed_at: Mapped[datetime | None]
+    progress_stage: Mapped[str | None] = mapped_column(String(20))
+    progress_done: Mapped[int] = mapped_column(default=0)
+    progress_total: Mapped[int] = mapped_column(default=0)
+    results: Mapped[list[Any]]  # [{role, key, version_id, size, sha256}, ...], filled when settled
+
+    user: Mapped[UserRow] = relationship(lazy="raise")
+    project: Mapped[ProjectRow] = relationship(lazy="raise")
+    attempts: Mapped[list[AttemptRow]] = relationship(
+        back_populates="job", order_by="AttemptRow.number", lazy="raise", passive_deletes=True
+    )
+
+
+class AttemptRow(Base):
+    """One run of a job: its name at the scheduler, its token, what was seen and reported of it."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (UniqueConstraint("job_id", "number"),)
+
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    number: Mapped[int] = mapped_column(Integer)
+    slurm_name: Mapped[str] = mapped_column(String(120), unique=True)
+    token_sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    # the scheduler's side
+    cluster: Mapped[str | None] = mapped_column(String(64))
+    slurm_job_id: Mapped[str | None] = mapped_column(String(64))
+    submitted_at: Mapped[datetime | None]
+    looked_for_since: Mapped[datetime | None]  # of the empty, successful answers after a lost one
+    slurm_state: Mapped[str | None] = mapped_column(String(64))
+    slurm_reason: Mapped[str | None] = mapped_column(Text)
+    slurm_source: Mapped[str | None] = mapped_column(String(10))
+    last_seen_at: Mapped[datetime | None]
+    missing_since: Mapped[datetime | None]
+    exit_code: Mapped[int | None] = mapped_column(Integer)
+    signal: Mapped[int | None] = mapped_column(Integer)
+    node: Mapped[str | None] = mapped_column(String(255))
+    restarts: Mapped[int] = mapped_column(Integer, default=0)
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    elapsed_s: Mapped[float | None] = mapped_column(Float)
+    cpu_s: Mapped[float | None] = mapped_column(Float)
+    max_rss_bytes: Mapped[int | None]
+    # the job's own side
+    claimant: Mapped[str | None] = mapped_column(String(64))
+    claimed_at: Mapped[datetime | None]
+    reported_at: Mapped[datetime | None]
+    report: Mapped[dict[str, Any] | None]
+    uploads: Mapped[list[Any]]  # outputs announced: [{name, role, size, sha256, md5s, upload}, ...]
+    outcome: Mapped[str | None] = mapped_column(String(40))  # succeeded, or the reason it did not count
+    cancel_sent_at: Mapped[datetime | None]
+    discarded_at: Mapped[datetime | None]
+
+    job: Mapped[JobRow] = relationship(back_populates="attempts", lazy="raise")
+
+
+class IdempotencyRow(Base):
+    """The first answer to a POST, kept so that the second gets the same."""
+
+    __tablename__ = "idempotency_keys"
+
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int] = mapped_column(Integer)
+    body: Mapped[str | None] = mapped_column(Text)  # None: holds a secret and is never told again
+    created_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class LeaseRow(Base):
+    """Who leads: one holder of a name at a time, until `expires_at`."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(100))
+    expires_at: Mapped[datetime]
