@@ -124,3 +124,20 @@ class Plan:
     scratch_mb: int
     warnings: tuple[str, ...] = ()
     digest: str = field(default="")
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """What an index job will do: read one file version, write its index as `output_key`."""
+
+    key: str
+    version_id: str
+    size: int
+    etag: str
+    sha256: str | None
+    format: str
+    output_key: str
+    memory_mb: int
+    cores: int
+    minutes: int
+    scratch_mb: int

@@ -1,0 +1,12 @@
+"""Random public ids: short enough to read aloud, in an alphabet that S3 keys, job names and shells all take as it is."""
+
+from __future__ import annotations
+
+import secrets
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
+
+
+def new_id(length: int = 10) -> str:
+    """A fresh id of 5 bits a character; the first is a letter, so that no spreadsheet takes it for a number."""
+    return secrets.choice(_ALPHABET[10:]) + "".join(secrets.choice(_ALPHABET) for _ in range(length - 1))
