@@ -268,6 +268,7 @@ class AttemptRow(Base):
     claimed_at: Mapped[datetime | None]
     reported_at: Mapped[datetime | None]
     report: Mapped[dict[str, Any] | None]
+    log_tail: Mapped[str | None] = mapped_column(Text)  # as the job last told it
     uploads: Mapped[list[Any]]  # outputs announced: [{name, role, size, sha256, md5s, upload}, ...]
     outcome: Mapped[str | None] = mapped_column(String(40))  # succeeded, or the reason it did not count
     cancel_sent_at: Mapped[datetime | None]

@@ -1,0 +1,148 @@
+"""Queries about jobs and their attempts. They return rows; what follows from them is decided in `services`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Select, func, select, update
+from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
+
+from divbase_gateway.db.models import AttemptRow, JobRow, ProjectRow
+from divbase_gateway.domain.jobs import ENDS, JobState
+
+_AT_THE_SCHEDULER = (JobState.QUEUED, JobState.RUNNING, JobState.FINALIZING)
+
+
+def is_open() -> ColumnElement[bool]:
+    """The condition that the small index on open jobs serves; the words must be the index's."""
+    return JobRow.state.not_in(sorted(ENDS, key=list(JobState).index))
+
+
+def get_job(session: Session, project_id: int, public_id: str, *, lock: bool = False) -> JobRow | None:
+    """The job with its project, user and attempts; `lock` holds the row until the transaction ends."""
+    query = (
+        select(JobRow)
+        .where(JobRow.public_id == public_id, JobRow.project_id == project_id)
+        .options(joinedload(JobRow.user), joinedload(JobRow.project), selectinload(JobRow.attempts))
+    )
+    return session.scalar(query.with_for_update(of=JobRow) if lock else query)
+
+
+def list_jobs(
+    session: Session,
+    project_id: int,
+    *,
+    before: int | None,
+    limit: int,
+    states: Sequence[str] = (),
+    user_id: int | None = None,
+    kind: str | None = None,
+) -> list[JobRow]:
+    """Newest first, those with an id below `before`. One query, whatever the number of jobs."""
+    query: Select[tuple[JobRow]] = (
+        select(JobRow)
+        .where(JobRow.project_id == project_id)
+        .options(joinedload(JobRow.user), joinedload(JobRow.project), selectinload(JobRow.attempts))
+        .order_by(JobRow.id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        query = query.where(JobRow.id < before)
+    if states:
+        query = query.where(JobRow.state.in_(states))
+    if user_id is not None:
+        query = query.where(JobRow.user_id == user_id)
+    if kind is not None:
+        query = query.where(JobRow.kind == kind)
+    return list(session.scalars(query))
+
+
+def next_to_submit(session: Session, limit: int) -> list[int]:
+    """Ids of accepted jobs, oldest first."""
+    return list(
+        session.scalars(
+            select(JobRow.id).where(JobRow.state == JobState.ACCEPTED).order_by(JobRow.id).limit(limit)
+        )
+    )
+
+
+def lock_job(session: Session, job_id: int) -> JobRow | None:
+    """The job with project, user and attempts, held until the transaction ends."""
+    return session.scalar(
+        select(JobRow)
+        .where(JobRow.id == job_id)
+        .options(joinedload(JobRow.project), joinedload(JobRow.user), selectinload(JobRow.attempts))
+        .with_for_update(of=JobRow)
+    )
+
+
+def jobs_in_state(session: Session, *states: JobState) -> list[JobRow]:
+    """Jobs in these states, oldest first, with their attempts."""
+    return list(
+        session.scalars(
+            select(JobRow).where(JobRow.state.in_(states)).order_by(JobRow.id).options(selectinload(JobRow.attempts))
+        )
+    )
+
+
+def attempts_at_scheduler(session: Session) -> list[AttemptRow]:
+    """The current attempt of every job that the scheduler has, with its job and project."""
+    return list(
+        session.scalars(
+            select(AttemptRow)
+            .join(AttemptRow.job)
+            .join(JobRow.project)
+            .where(
+                is_open(),
+                JobRow.state.in_(_AT_THE_SCHEDULER),
+                AttemptRow.number == JobRow.attempt,
+                AttemptRow.slurm_job_id.is_not(None),
+            )
+            .options(contains_eager(AttemptRow.job).contains_eager(JobRow.project))
+            .order_by(AttemptRow.id)
+        )
+    )
+
+
+def attempts_to_discard(session: Session, limit: int) -> list[AttemptRow]:
+    """Attempts that are over and whose directory at the scheduler is still there."""
+    return list(
+        session.scalars(
+            select(AttemptRow)
+            .where(
+                AttemptRow.outcome.is_not(None),
+                AttemptRow.discarded_at.is_(None),
+                AttemptRow.slurm_job_id.is_not(None),
+            )
+            .order_by(AttemptRow.id)
+            .limit(limit)
+        )
+    )
+
+
+def mark_seen(session: Session, job_ids: Sequence[int], at: datetime) -> None:
+    """Note that these jobs were seen in a look at the scheduler: one statement, however many."""
+    for start in range(0, len(job_ids), 10_000):
+        session.execute(update(JobRow).where(JobRow.id.in_(job_ids[start : start + 10_000])).values(observed_at=at))
+
+
+def find_attempt(session: Session, job: str, number: int) -> AttemptRow | None:
+    """An attempt by its job's public id and its number, with job, project and user."""
+    return session.scalar(
+        select(AttemptRow)
+        .join(AttemptRow.job)
+        .where(JobRow.public_id == job, AttemptRow.number == number)
+        .options(
+            contains_eager(AttemptRow.job).joinedload(JobRow.project),
+            contains_eager(AttemptRow.job).joinedload(JobRow.user),
+        )
+    )
+
+
+def count_open_jobs(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(JobRow).where(is_open())) or 0
+
+
+def project_by_id(session: Session, project_id: int) -> ProjectRow:
+    return session.get_one(ProjectRow, project_id)

@@ -1,0 +1,281 @@
+"""The gateway's side of the node protocol (docs/node-protocol.md): a running attempt claims its work, gets its URLs,
+says how far it is, announces its outputs and reports its end. What the report is worth is judged elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from divbase_gateway.db import jobs as rows
+from divbase_gateway.db.models import AttemptRow, JobRow
+from divbase_gateway.domain.checksums import etag_of_parts
+from divbase_gateway.domain.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
+from divbase_gateway.domain.jobs import JobState
+from divbase_gateway.ports import Audience, ObjectStore, Part, PresignedRequest
+from divbase_gateway.services.jobs import set_state
+from divbase_gateway.services.plans import index_plan_of, query_plan_of
+from divbase_gateway.services.policy import JobPolicy
+
+LOG_TAIL_CHARS = 16 * 1024
+
+
+@dataclass(frozen=True)
+class NodeInput:
+    """An input of the job as the node needs to know it, with requests that were signed for the node just now."""
+
+    number: int
+    key: str
+    format: str
+    size: int
+    etag: str
+    sha256: str | None
+    request: PresignedRequest
+    index: NodeIndex | None
+    samples: list[str] | None
+
+
+@dataclass(frozen=True)
+class NodeIndex:
+    kind: str
+    size: int
+    etag: str
+    request: PresignedRequest
+
+
+@dataclass(frozen=True)
+class Manifest:
+    job: str
+    attempt: int
+    kind: str
+    inputs: list[NodeInput]
+    part_size: int
+    retry_for_s: int
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OutputUpload:
+    """Where an announced output goes: a multipart upload's id (None for one PUT) and its requests, from part 1."""
+
+    upload: str | None
+    requests: list[PresignedRequest]
+
+
+def authenticate(session: Session, attempt_id: str, token: str) -> AttemptRow:
+    """The live attempt that this token belongs to, with its job, project and user.
+
+    Raises:
+        Unauthenticated: there is no such attempt, the token is not its own, or the attempt is over.
+    """
+    job, _, number = attempt_id.rpartition(".")
+    attempt = rows.find_attempt(session, job, int(number)) if number.isdecimal() and len(number) < 6 else None
+    given = hashlib.sha256(token.encode()).hexdigest()
+    if attempt is None or not hmac.compare_digest(given, attempt.token_sha256):
+        raise Unauthenticated("This token is not the token of such an attempt.")
+    if _is_dead(attempt):
+        raise Unauthenticated(f"Attempt {attempt_id} is over; its token is no longer good for anything.")
+    return attempt
+
+
+def _is_dead(attempt: AttemptRow) -> bool:
+    job = attempt.job
+    return attempt.outcome is not None or job.attempt != attempt.number or JobState(job.state).is_end
+
+
+def claim(attempt: AttemptRow, claimant: str, host: str, now: datetime) -> None:
+    """Give the attempt to the first who asks; asking again with the same `claimant` is no second claim.
+
+    Raises:
+        Conflict: somebody else has it.
+    """
+    if attempt.claimant is not None and not hmac.compare_digest(attempt.claimant, claimant):
+        raise Conflict("Another run of this job has claimed the attempt; do nothing.", details={"claimed": True})
+    if attempt.claimant is None:
+        attempt.claimant, attempt.claimed_at, attempt.node = claimant, now, host
+        attempt.started_at = attempt.started_at or now
+        attempt.job.started_at = attempt.job.started_at or now
+    attempt.job.observed_at = now
+    if attempt.job.state in (JobState.QUEUED, JobState.SUBMITTING, JobState.SUBMIT_UNKNOWN):
+        # The scheduler's id of a job whose submission is still unanswered is found by its name, later.
+        if attempt.job.state == JobState.QUEUED:
+            set_state(attempt.job, JobState.RUNNING, now)
+
+
+def manifest_of(attempt: AttemptRow, store: ObjectStore, policy: JobPolicy) -> Manifest:
+    """All that the node needs, with URLs signed for it now. Signing asks the store nothing."""
+    job = attempt.job
+    return Manifest(
+        job=job.public_id,
+        attempt=attempt.number,
+        kind=job.kind,
+        inputs=signed_inputs(job, store, policy),
+        part_size=policy.part_size,
+        retry_for_s=policy.retry_for_s,
+        provenance=_provenance(job),
+    )
+
+
+def signed_inputs(job: JobRow, store: ObjectStore, policy: JobPolicy) -> list[NodeInput]:
+    """The job's inputs with fresh requests."""
+
+    def signed(key: str, version_id: str) -> PresignedRequest:
+        return store.presign_get(job.project.bucket, key, version_id, Audience.NODE, policy.url_expiry)
+
+    if job.kind == "index":
+        plan = index_plan_of(job)
+        request = signed(plan.key, plan.version_id)
+        return [NodeInput(1, plan.key, plan.format, plan.size, plan.etag, plan.sha256, request, None, None)]
+    return [
+        NodeInput(
+            number=each.number,
+            key=each.key,
+            format=each.format,
+            size=each.size,
+            etag=each.etag,
+            sha256=each.sha256,
+            request=signed(each.key, each.version_id),
+            index=NodeIndex(
+                each.index.kind, each.index.size, each.index.etag, signed(each.index.key, each.index.version_id)
+            ),
+            samples=None if each.samples is None else list(each.samples),
+        )
+        for each in query_plan_of(job).inputs
+    ]
+
+
+def _provenance(job: JobRow) -> dict[str, Any]:
+    return {
+        "project": job.project.name,
+        "kind": job.kind,
+        "query": job.query,
+        "plan_digest": job.plan_digest,
+        "inputs": job.plan.get("inputs") or [job.plan],
+    }
+
+
+def record_progress(attempt: AttemptRow, stage: str, done: int, total: int, log_tail: str | None, now: datetime) -> None:
+    """Note how far the attempt is, in bytes of its stage."""
+    job = attempt.job
+    job.progress_stage, job.progress_done, job.progress_total, job.observed_at = stage, done, total, now
+    if log_tail is not None:
+        attempt.log_tail = log_tail[-LOG_TAIL_CHARS:]
+
+
+# --- outputs -----------------------------------------------------------------------------------------------------
+
+
+def output_key(job: JobRow, role: str) -> str:
+    """Where an output of this role goes in the project's bucket.
+
+    Raises:
+        InvalidRequest: a job of this kind has no such output.
+    """
+    if role == "log":
+        return f"results/{job.public_id}/job.log"
+    if job.kind == "index":
+        keys = {"index": job.plan["output_key"]}
+    else:
+        result = f"results/{job.public_id}/{job.plan['output_name']}"
+        keys = {"result": result, "index": f"{result}.csi", "provenance": f"results/{job.public_id}/provenance.json"}
+    if role not in keys:
+        raise InvalidRequest(f"A job of kind {job.kind} has no output {role!r}; it has {', '.join([*keys, 'log'])}.")
+    return str(keys[role])
+
+
+def announce_output(
+    attempt: AttemptRow,
+    store: ObjectStore,
+    policy: JobPolicy,
+    *,
+    name: str,
+    role: str,
+    size: int,
+    sha256: str,
+    md5s: list[str],
+) -> tuple[OutputUpload, list[Any]]:
+    """Where to put an output. Announcing the same again gives fresh requests for the same upload.
+
+    Returns:
+        the requests, and the attempt's list of announced outputs as it is to be stored.
+    """
+    job = attempt.job
+    bucket, key = job.project.bucket, output_key(job, role)
+    others = [each for each in attempt.uploads if each["name"] != name]
+    known = next((each for each in attempt.uploads if each["name"] == name and each["sha256"] == sha256), None)
+    metadata = {"sha256": sha256, "attempt": f"{job.public_id}.{attempt.number}"}
+    upload: str | None = None
+    if len(md5s) == 1:
+        requests = [store.presign_put(bucket, key, Audience.NODE, policy.url_expiry, md5s[0], metadata)]
+    else:
+        upload = (known or {}).get("upload") or store.start_multipart(bucket, key, metadata)
+        requests = [
+            store.presign_part(bucket, key, upload, number, Audience.NODE, policy.url_expiry, md5)
+            for number, md5 in enumerate(md5s, start=1)
+        ]
+    output = {"name": name, "role": role, "size": size, "sha256": sha256, "md5s": md5s, "upload": upload}
+    return OutputUpload(upload, requests), [*others, output]
+
+
+@dataclass(frozen=True)
+class AnnouncedOutput:
+    """An output that is to be completed: where it is and what it must be."""
+
+    bucket: str
+    key: str
+    name: str
+    size: int
+    etag: str
+    sha256: str
+    upload: str | None
+
+
+def announced_output(attempt: AttemptRow, name: str) -> AnnouncedOutput:
+    """What the attempt announced under this name.
+
+    Raises:
+        NotFound: it announced nothing of the name.
+    """
+    for each in attempt.uploads:
+        if each["name"] == name:
+            etag = etag_of_parts([base64.b64decode(md5) for md5 in each["md5s"]], multipart=each["upload"] is not None)
+            bucket, key = attempt.job.project.bucket, output_key(attempt.job, each["role"])
+            return AnnouncedOutput(bucket, key, name, each["size"], etag, each["sha256"], each["upload"])
+    raise NotFound(f"The attempt has not announced an output {name!r}.")
+
+
+def complete_output(output: AnnouncedOutput, parts: list[Part], store: ObjectStore) -> tuple[str, str]:
+    """Join the parts of a multipart output and look at the object: (version id, ETag).
+
+    Raises:
+        Conflict: what the store has is not what was announced; send it again.
+    """
+    if output.upload is not None:
+        store.complete_multipart(output.bucket, output.key, output.upload, parts)
+    info = store.head(output.bucket, output.key)
+    if info.size != output.size or info.etag != output.etag:
+        raise Conflict(
+            f"The store has {info.size} bytes with ETag {info.etag} of {output.name}, not the {output.size} bytes with "
+            f"ETag {output.etag} that were announced.",
+            hint="Send it again.",
+        )
+    return info.version_id, info.etag
+
+
+def record_report(attempt: AttemptRow, report: Mapping[str, Any], now: datetime) -> None:
+    """Keep what the job says of its end. The first report counts; a repeated one is a lost answer asked for again."""
+    if attempt.report is not None:
+        return
+    attempt.report, attempt.reported_at = dict(report), now
+    attempt.job.observed_at = now
+    tail = report.get("log_tail")
+    if isinstance(tail, str):
+        attempt.log_tail = tail[-LOG_TAIL_CHARS:]
+    if attempt.job.state in (JobState.QUEUED, JobState.RUNNING):
+        set_state(attempt.job, JobState.FINALIZING, now)

@@ -1,0 +1,182 @@
+"""What users do with jobs: ask for one, look at it, cancel it, run it again. Nothing here talks to the scheduler;
+the reconciler does, from the rows that are committed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from divbase_gateway.db import jobs as rows
+from divbase_gateway.db.models import FileVersionRow, JobRow, ProjectRow, UserRow
+from divbase_gateway.domain.errors import Conflict, Forbidden, NotFound
+from divbase_gateway.domain.ids import new_id
+from divbase_gateway.domain.jobs import JobState, Reason
+from divbase_gateway.domain.planning import plan_to_dict
+from divbase_gateway.domain.projects import Role
+from divbase_gateway.domain.queries import IndexPlan, Plan
+from divbase_gateway.services.plans import index_plan_digest, index_plan_for, index_plan_to_dict
+
+_MAX_JOB_NAME = 100
+
+
+def accept_query_job(
+    session: Session, project: ProjectRow, user: UserRow, query: dict[str, Any], plan: Plan, now: datetime
+) -> JobRow:
+    """Commit to a query: the row holds the question, the plan and nothing that is not yet so."""
+    return _accept(session, project, user, "query", plan.output_name, query, plan_to_dict(plan), plan.digest, now)
+
+
+def accept_index_job(
+    session: Session, project: ProjectRow, version: FileVersionRow, key: str, user: UserRow, now: datetime
+) -> JobRow:
+    """Commit to building the index of one file version, and note the job with the version."""
+    plan: IndexPlan = index_plan_for(key, version)
+    job = _accept(
+        session, project, user, "index", f"index {key}", None, index_plan_to_dict(plan), index_plan_digest(plan), now
+    )
+    version.index_job = job.public_id
+    return job
+
+
+def _accept(
+    session: Session,
+    project: ProjectRow,
+    user: UserRow,
+    kind: str,
+    name: str,
+    query: dict[str, Any] | None,
+    plan: dict[str, Any],
+    digest: str,
+    now: datetime,
+) -> JobRow:
+    job = JobRow(
+        public_id=new_id(),
+        project_id=project.id,
+        user_id=user.id,
+        kind=kind,
+        name=name[:_MAX_JOB_NAME],
+        query=query,
+        plan=plan,
+        plan_digest=digest,
+        state=JobState.ACCEPTED,
+        created_at=now,
+        state_since=now,
+        results=[],
+    )
+    job.project, job.user, job.attempts = project, user, []
+    session.add(job)
+    session.flush()
+    return job
+
+
+def get_job(session: Session, project: ProjectRow, public_id: str, *, lock: bool = False) -> JobRow:
+    """The job with project, user and attempts.
+
+    Raises:
+        NotFound: the project has no such job.
+    """
+    job = rows.get_job(session, project.id, public_id, lock=lock)
+    if job is None:
+        raise NotFound(
+            f"Project {project.name} has no job {public_id!r}.",
+            hint="`divbase jobs ls` lists its jobs.",
+            details={"job": public_id},
+        )
+    return job
+
+
+def list_jobs(
+    session: Session,
+    project: ProjectRow,
+    *,
+    before: int | None,
+    limit: int,
+    states: Sequence[str] = (),
+    user_id: int | None = None,
+    kind: str | None = None,
+) -> list[JobRow]:
+    """The project's jobs, newest first; `before` is the row id that the last page ended with."""
+    return rows.list_jobs(session, project.id, before=before, limit=limit, states=states, user_id=user_id, kind=kind)
+
+
+def request_cancel(
+    session: Session, project: ProjectRow, public_id: str, user: UserRow, role: Role, now: datetime
+) -> JobRow:
+    """Ask for the job's end. One that was never submitted ends at once, one that is over stays as it is.
+
+    Raises:
+        NotFound: no such job.
+        Forbidden: it is somebody else's and the role is below MANAGE.
+    """
+    job = get_job(session, project, public_id, lock=True)
+    _check_owner(job, user, role, "cancel")
+    state = JobState(job.state)
+    if state.is_end or job.cancel_requested_at is not None:
+        return job
+    job.cancel_requested_at = now
+    if state is JobState.ACCEPTED:
+        end_job(job, JobState.CANCELLED, now, Reason.CANCELLED, "The job was cancelled before it was submitted.")
+    return job
+
+
+def rerun(session: Session, project: ProjectRow, public_id: str, user: UserRow, role: Role, now: datetime) -> JobRow:
+    """Run a job that ended without success again, on the inputs that it was planned on, as a new attempt.
+
+    Raises:
+        NotFound: no such job.
+        Forbidden: it is somebody else's and the role is below MANAGE.
+        Conflict: it has not ended, or it succeeded.
+    """
+    job = get_job(session, project, public_id, lock=True)
+    _check_owner(job, user, role, "rerun")
+    state = JobState(job.state)
+    if not state.is_end:
+        raise Conflict(
+            f"Job {public_id} has not ended: it is {state}.",
+            hint=f"`divbase jobs cancel {public_id}` ends it; then it can run again.",
+            details={"state": state},
+        )
+    if state is JobState.SUCCEEDED:
+        raise Conflict(
+            f"Job {public_id} succeeded; its result is there.",
+            hint=f"`divbase jobs result {public_id}` fetches it. A new `divbase query run` asks again.",
+            details={"state": state},
+        )
+    reopen_job(job, now)
+    return job
+
+
+def _check_owner(job: JobRow, user: UserRow, role: Role, verb: str) -> None:
+    if job.user_id != user.id and not role.includes(Role.MANAGE):
+        raise Forbidden(
+            f"Job {job.public_id} belongs to {job.user.email}; to {verb} another's job takes the role MANAGE.",
+            details={"needed": Role.MANAGE, "role": role},
+        )
+
+
+def set_state(job: JobRow, state: JobState, now: datetime) -> None:
+    """Move an open job to another open state; an end is never left here."""
+    if JobState(job.state).is_end:
+        raise Conflict(f"Job {job.public_id} has ended as {job.state}; it cannot become {state}.")
+    if job.state != state:
+        job.state, job.state_since = state, now
+
+
+def end_job(
+    job: JobRow, state: JobState, now: datetime, reason: Reason | None = None, message: str | None = None
+) -> None:
+    """Settle the job for good."""
+    set_state(job, state, now)
+    job.ended_at, job.reason, job.message, job.stuck = now, reason, message, None
+
+
+def reopen_job(job: JobRow, now: datetime) -> None:
+    """Make the job ready for another attempt. The earlier attempts stay on record."""
+    job.state, job.state_since = JobState.ACCEPTED, now
+    job.reason = job.message = job.stuck = None
+    job.started_at = job.ended_at = job.cancel_requested_at = None
+    job.progress_stage, job.progress_done, job.progress_total = None, 0, 0
+    job.results = []

@@ -1,0 +1,55 @@
+"""Index plans, and plans to and from the JSON that is stored with a job. The rules of planning are in the domain."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from divbase_gateway.db.models import FileVersionRow, JobRow
+from divbase_gateway.domain.planning import plan_from_dict
+from divbase_gateway.domain.queries import IndexPlan, Plan
+
+_MIB = 1024 * 1024
+
+
+def index_plan_for(key: str, version: FileVersionRow) -> IndexPlan:
+    """What building the index of this version takes: one core, a sequential read at some 50 MB/s with room to spare."""
+    size_mb = version.size // _MIB + 1
+    return IndexPlan(
+        key=key,
+        version_id=version.version_id,
+        size=version.size,
+        etag=version.etag,
+        sha256=version.sha256,
+        format=version.format,
+        output_key=f".divbase/indexes/{key}/{version.version_id}.csi",
+        memory_mb=512,
+        cores=1,
+        minutes=10 + size_mb // 1000,
+        scratch_mb=size_mb + 64,
+    )
+
+
+def index_plan_to_dict(plan: IndexPlan) -> dict[str, Any]:
+    return asdict(plan)
+
+
+def index_plan_digest(plan: IndexPlan) -> str:
+    return hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()
+
+
+def query_plan_of(job: JobRow) -> Plan:
+    """The stored plan of a query job."""
+    return plan_from_dict(job.plan)
+
+
+def index_plan_of(job: JobRow) -> IndexPlan:
+    """The stored plan of an index job."""
+    return IndexPlan(**job.plan)
+
+
+def resources_of(job: JobRow) -> tuple[int, int, int]:
+    """(cores, memory in MB, minutes) that the job asks of the scheduler."""
+    return job.plan["cores"], job.plan["memory_mb"], job.plan["minutes"]

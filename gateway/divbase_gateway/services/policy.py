@@ -1,0 +1,36 @@
+"""The site's choices that the use cases follow, as plain values: services know no settings file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True)
+class JobPolicy:
+    """How jobs are run at this site.
+
+    Attributes:
+        node_url: the gateway's address as compute nodes see it, without a path.
+        max_attempts: runs of one job that faults of the machinery may use up.
+        url_expiry: how long a presigned URL works.
+        lost_after: how long a job may be missing from successful looks at the scheduler before it is LOST.
+        quiet_period: how long successful, empty answers must last before a submission whose answer was lost is repeated.
+        retry_for_s: how long a node keeps asking a gateway or store that does not answer, in seconds.
+        part_size: of multipart results, bytes.
+        prologue: shell lines of the site, such as `module load bcftools`.
+        account, partition, qos, wckey: SLURM's; None leaves it to the site's default.
+    """
+
+    node_url: str
+    max_attempts: int = 3
+    url_expiry: timedelta = timedelta(hours=1)
+    lost_after: timedelta = timedelta(minutes=10)
+    quiet_period: timedelta = timedelta(minutes=5)
+    retry_for_s: int = 600
+    part_size: int = 64 * 1024 * 1024
+    prologue: tuple[str, ...] = ()
+    account: str | None = None
+    partition: str | None = None
+    qos: str | None = None
+    wckey: str | None = None

@@ -1,0 +1,72 @@
+"""From a job's stored plan to the batch script. The plan is all that goes in; the templates are in jobscripts."""
+
+from __future__ import annotations
+
+from divbase_gateway.db.models import JobRow
+from divbase_gateway.domain.queries import IndexPlan, Plan
+from divbase_gateway.services.plans import index_plan_of, query_plan_of
+from divbase_gateway.services.policy import JobPolicy
+from divbase_jobscripts.render import (
+    Header,
+    IndexScript,
+    QueryScript,
+    ScriptInput,
+    ScriptProcess,
+    render_index,
+    render_query,
+)
+
+
+def script_for(job: JobRow, slurm_name: str, policy: JobPolicy) -> str:
+    """The script of a job's next attempt."""
+    comment = f"{job.public_id},{job.project.name},user{job.user_id}"
+    if job.kind == "index":
+        return index_script(index_plan_of(job), slurm_name, comment, policy)
+    return query_script(query_plan_of(job), slurm_name, comment, policy)
+
+
+def query_script(plan: Plan, slurm_name: str, comment: str, policy: JobPolicy) -> str:
+    """The script that carries out a query plan."""
+    return render_query(
+        QueryScript(
+            header=_header(plan, slurm_name, comment, policy),
+            inputs=tuple(ScriptInput(number=each.number, key=each.key) for each in plan.inputs),
+            processes=tuple(
+                ScriptProcess(
+                    id=each.id,
+                    argv=each.argv,
+                    sources=each.sources,
+                    materialise=each.materialise,
+                    output=each.output,
+                )
+                for each in plan.processes
+            ),
+            result=f"out/{plan.output_name}",
+            prologue=policy.prologue,
+        )
+    )
+
+
+def index_script(plan: IndexPlan, slurm_name: str, comment: str, policy: JobPolicy) -> str:
+    """The script that builds the index of one file."""
+    return render_index(
+        IndexScript(
+            header=_header(plan, slurm_name, comment, policy),
+            input=ScriptInput(number=1, key=plan.key),
+            prologue=policy.prologue,
+        )
+    )
+
+
+def _header(plan: Plan | IndexPlan, slurm_name: str, comment: str, policy: JobPolicy) -> Header:
+    return Header(
+        job_name=slurm_name,
+        comment=comment,
+        cores=plan.cores,
+        memory_mb=plan.memory_mb,
+        minutes=plan.minutes,
+        account=policy.account,
+        partition=policy.partition,
+        qos=policy.qos,
+        wckey=policy.wckey,
+    )

@@ -1,0 +1,168 @@
+"""Handing accepted jobs to the scheduler: exactly once, whatever is lost on the way.
+
+The name and the token of an attempt are committed before the scheduler is asked. An answer that did not come is never
+asked for again blindly: the scheduler is searched for the name, and only a quiet period of successful, empty searches
+lets the job go out once more, as a new attempt whose predecessor can no longer claim anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from divbase_gateway.db import jobs as rows
+from divbase_gateway.db.models import AttemptRow, JobRow
+from divbase_gateway.domain.ids import new_id
+from divbase_gateway.domain.jobs import JobState, Reason
+from divbase_gateway.ports import SlurmRef, Submission
+from divbase_gateway.services.jobs import end_job, reopen_job, set_state
+from divbase_gateway.services.plans import resources_of
+from divbase_gateway.services.policy import JobPolicy
+from divbase_gateway.services.scripts import script_for
+from divbase_jobscripts.render import node_helper_source
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A submission that is about to leave the house, and the row that answers for it."""
+
+    job_id: int
+    attempt_number: int
+    submission: Submission
+
+
+@dataclass(frozen=True)
+class Search:
+    """An attempt whose submission was not answered: look for `name` since `since`."""
+
+    job_id: int
+    attempt_number: int
+    name: str
+    since: datetime
+
+
+def open_attempt(session: Session, job_id: int, policy: JobPolicy, now: datetime) -> Ticket | None:
+    """Commit-ready: a new attempt with a name and a token, and the job SUBMITTING. None if the job moved on."""
+    job = rows.lock_job(session, job_id)
+    if job is None or job.state != JobState.ACCEPTED:
+        return None
+    token = secrets.token_urlsafe(32)
+    number = max((attempt.number for attempt in job.attempts), default=0) + 1
+    attempt = AttemptRow(
+        job_id=job.id,
+        number=number,
+        slurm_name=f"divbase-{job.project.name}-{job.public_id}-{new_id(8)}",
+        token_sha256=hashlib.sha256(token.encode()).hexdigest(),
+        created_at=now,
+        uploads=[],
+    )
+    session.add(attempt)
+    job.attempt = number
+    set_state(job, JobState.SUBMITTING, now)
+    session.flush()
+    return Ticket(job.id, number, _submission(job, attempt, token, policy))
+
+
+def _submission(job: JobRow, attempt: AttemptRow, token: str, policy: JobPolicy) -> Submission:
+    cores, memory_mb, minutes = resources_of(job)
+    access = {"gateway": policy.node_url, "attempt": f"{job.public_id}.{attempt.number}", "token": token}
+    return Submission(
+        name=attempt.slurm_name,
+        script=script_for(job, attempt.slurm_name, policy),
+        files={"divbase_node.py": node_helper_source(), "job.json": json.dumps(access).encode()},
+        comment=f"{job.public_id},{job.project.name},{job.user.email}",
+        cores=cores,
+        memory_mb=memory_mb,
+        minutes=minutes,
+    )
+
+
+def record_submitted(session: Session, job_id: int, number: int, ref: SlurmRef, now: datetime) -> None:
+    """The scheduler has the job, under this reference."""
+    job, attempt = _locked(session, job_id, number)
+    if job is None or attempt is None:
+        return
+    attempt.cluster, attempt.slurm_job_id, attempt.submitted_at = ref.cluster, ref.job_id, ref.submitted_at
+    attempt.looked_for_since = None
+    if job.state in (JobState.SUBMITTING, JobState.SUBMIT_UNKNOWN) and job.attempt == number:
+        set_state(job, JobState.QUEUED, now)
+
+
+def record_refused(session: Session, job_id: int, number: int, words: str, now: datetime) -> None:
+    """The scheduler said no: the job has failed, in the scheduler's own words."""
+    job, attempt = _locked(session, job_id, number)
+    if job is None or attempt is None or job.state != JobState.SUBMITTING:
+        return
+    attempt.outcome = Reason.SUBMISSION_REFUSED
+    end_job(job, JobState.FAILED, now, Reason.SUBMISSION_REFUSED, words)
+
+
+def record_unknown(session: Session, job_id: int, number: int, now: datetime) -> None:
+    """The answer was lost: there may be such a job."""
+    job, attempt = _locked(session, job_id, number)
+    if job is None or attempt is None or job.state != JobState.SUBMITTING:
+        return
+    attempt.looked_for_since = None
+    set_state(job, JobState.SUBMIT_UNKNOWN, now)
+
+
+def record_not_sent(session: Session, job_id: int, number: int, now: datetime) -> None:
+    """The scheduler could not be reached, so nothing was started: the job waits for the next try."""
+    job, attempt = _locked(session, job_id, number)
+    if job is None or attempt is None or job.state != JobState.SUBMITTING:
+        return
+    _give_up_attempt(job, attempt, now)
+
+
+def mark_interrupted(session: Session, now: datetime) -> int:
+    """After a restart: a job that is still SUBMITTING lost its answer with the process that waited for it."""
+    interrupted = rows.jobs_in_state(session, JobState.SUBMITTING)
+    for job in interrupted:
+        set_state(job, JobState.SUBMIT_UNKNOWN, now)
+    return len(interrupted)
+
+
+def searches(session: Session) -> list[Search]:
+    """What to look for at the scheduler."""
+    unknown = rows.jobs_in_state(session, JobState.SUBMIT_UNKNOWN)
+    current = [(job, attempt) for job in unknown for attempt in job.attempts if attempt.number == job.attempt]
+    return [Search(job.id, attempt.number, attempt.slurm_name, attempt.created_at) for job, attempt in current]
+
+
+def record_search(session: Session, search: Search, found: list[SlurmRef], policy: JobPolicy, now: datetime) -> None:
+    """Adopt what was found, or, when the quiet period is over, let the job go out again.
+
+    Only successful searches are recorded here; one that failed says nothing and must not be passed on.
+    """
+    if found:
+        record_submitted(session, search.job_id, search.attempt_number, found[0], now)
+        return
+    job, attempt = _locked(session, search.job_id, search.attempt_number)
+    if job is None or attempt is None or job.state != JobState.SUBMIT_UNKNOWN:
+        return
+    if attempt.looked_for_since is None:
+        attempt.looked_for_since = now
+    if now - attempt.looked_for_since >= policy.quiet_period:
+        _give_up_attempt(job, attempt, now)
+
+
+def _give_up_attempt(job: JobRow, attempt: AttemptRow, now: datetime) -> None:
+    """The attempt never ran. Its token dies with its outcome."""
+    attempt.outcome = Reason.NOT_SUBMITTED
+    cancelled = job.cancel_requested_at is not None
+    if cancelled:
+        end_job(job, JobState.CANCELLED, now, Reason.CANCELLED, "The job was cancelled before it was submitted.")
+    else:
+        reopen_job(job, now)
+
+
+def _locked(session: Session, job_id: int, number: int) -> tuple[JobRow | None, AttemptRow | None]:
+    job = rows.lock_job(session, job_id)
+    if job is None:
+        return None, None
+    return job, next((attempt for attempt in job.attempts if attempt.number == number), None)
