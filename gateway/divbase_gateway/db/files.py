@@ -50,8 +50,11 @@ def claim_file(session: Session, project_id: int, key: str) -> FileRow:
 
     Two transactions that record versions of one key run one after the other from here on.
     """
-    statement = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[session.get_bind().dialect.name](FileRow)
-    session.execute(statement.values(project_id=project_id, key=key).on_conflict_do_nothing())
+    values = {"project_id": project_id, "key": key}
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(postgresql.insert(FileRow).values(values).on_conflict_do_nothing())
+    else:
+        session.execute(sqlite.insert(FileRow).values(values).on_conflict_do_nothing())
     query = select(FileRow).where(FileRow.project_id == project_id, FileRow.key == key).with_for_update()
     return session.scalars(query.execution_options(populate_existing=True)).one()
 
@@ -64,7 +67,7 @@ def page_of_files(
     query = _listing(project_id, prefix, deleted, FileVersionRow.id == FileRow.current_id)
     if after is not None:
         query = query.where(key > after)
-    return [(file, version) for file, version in session.execute(query.order_by(key).limit(limit))]
+    return [(row[0], row[1]) for row in session.execute(query.order_by(key).limit(limit))]
 
 
 def page_of_versions(
@@ -76,7 +79,7 @@ def page_of_versions(
     if after is not None:
         query = query.where(or_(key > after[0], and_(FileRow.key == after[0], FileVersionRow.id < after[1])))
     query = query.order_by(key, FileVersionRow.id.desc()).limit(limit)
-    return [(file, version) for file, version in session.execute(query)]
+    return [(row[0], row[1]) for row in session.execute(query)]
 
 
 def keys_of(session: Session, project_id: int) -> list[str]:
@@ -140,7 +143,7 @@ def results_of_job(session: Session, project_id: int, job_public_id: str) -> lis
 
 def _listing(
     project_id: int, prefix: str, deleted: bool, which: ColumnElement[bool]
-) -> Select[tuple[FileRow, FileVersionRow]]:
+) -> Select[FileRow, FileVersionRow]:
     query = (
         select(FileRow, FileVersionRow)
         .join(FileVersionRow, which)

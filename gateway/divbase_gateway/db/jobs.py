@@ -8,7 +8,8 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Select, func, select, update
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
-from divbase_gateway.db.models import AttemptRow, JobRow, ProjectRow
+from divbase_gateway.db.models import AttemptRow, FileVersionRow, JobRow, ProjectRow
+from divbase_gateway.domain.files import FileState
 from divbase_gateway.domain.jobs import ENDS, JobState
 
 _AT_THE_SCHEDULER = (JobState.QUEUED, JobState.RUNNING, JobState.FINALIZING)
@@ -106,7 +107,7 @@ def attempts_at_scheduler(session: Session) -> list[AttemptRow]:
 
 
 def attempts_to_discard(session: Session, limit: int) -> list[AttemptRow]:
-    """Attempts that are over and whose directory at the scheduler is still there."""
+    """Attempts that are over and whose directory at the scheduler is still there, with job and project."""
     return list(
         session.scalars(
             select(AttemptRow)
@@ -115,10 +116,23 @@ def attempts_to_discard(session: Session, limit: int) -> list[AttemptRow]:
                 AttemptRow.discarded_at.is_(None),
                 AttemptRow.slurm_job_id.is_not(None),
             )
+            .options(joinedload(AttemptRow.job).joinedload(JobRow.project))
             .order_by(AttemptRow.id)
             .limit(limit)
         )
     )
+
+
+def finished_index_jobs(session: Session, limit: int) -> list[tuple[JobRow, FileVersionRow]]:
+    """Index jobs that have ended, with the version that still waits for them."""
+    found = session.execute(
+        select(JobRow, FileVersionRow)
+        .join(FileVersionRow, FileVersionRow.index_job == JobRow.public_id)
+        .where(FileVersionRow.state == FileState.INDEXING, JobRow.state.in_(sorted(ENDS)))
+        .options(joinedload(JobRow.project), joinedload(FileVersionRow.file))
+        .limit(limit)
+    )
+    return [(job, version) for job, version in found]
 
 
 def mark_seen(session: Session, job_ids: Sequence[int], at: datetime) -> None:

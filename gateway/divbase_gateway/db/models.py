@@ -138,7 +138,15 @@ class FileVersionRow(Base):
     """One version of a file and what the catalogue knows of it (see `domain.files.CataloguedFile`)."""
 
     __tablename__ = "file_versions"
-    __table_args__ = (UniqueConstraint("file_id", "version_id"),)
+    __table_args__ = (
+        UniqueConstraint("file_id", "version_id"),
+        Index(
+            "ix_file_versions_indexing",
+            "index_job",
+            sqlite_where=text("state = 'INDEXING'"),
+            postgresql_where=text("state = 'INDEXING'"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(_Serial, primary_key=True)
     file_id: Mapped[int] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"))
@@ -236,7 +244,15 @@ class AttemptRow(Base):
     """One run of a job: its name at the scheduler, its token, what was seen and reported of it."""
 
     __tablename__ = "attempts"
-    __table_args__ = (UniqueConstraint("job_id", "number"),)
+    __table_args__ = (
+        UniqueConstraint("job_id", "number"),
+        Index(
+            "ix_attempts_loose_ends",
+            "id",
+            sqlite_where=text("outcome IS NOT NULL AND discarded_at IS NULL AND slurm_job_id IS NOT NULL"),
+            postgresql_where=text("outcome IS NOT NULL AND discarded_at IS NULL AND slurm_job_id IS NOT NULL"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(_Serial, primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))

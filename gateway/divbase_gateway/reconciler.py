@@ -1,0 +1,264 @@
+"""Brings job rows into line with the scheduler and the store, a tick at a time, in one thread of one gateway.
+
+A tick submits what was accepted, looks once at everything the scheduler has, verifies what is done and cleans up. No
+database transaction is open while the scheduler or the store is asked, and a look that fails changes no job.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from divbase_gateway.db import jobs as job_rows
+from divbase_gateway.db.session import Database
+from divbase_gateway.domain.errors import (
+    SchedulerUnavailable,
+    StoreUnavailable,
+    SubmissionRefused,
+    SubmissionUnknown,
+    Unavailable,
+)
+from divbase_gateway.domain.jobs import Phase, phase_of
+from divbase_gateway.ports import Clock, ObjectStore, Observation, Scheduler
+from divbase_gateway.services import aftermath, leases, settlement, submission
+from divbase_gateway.services.policy import JobPolicy
+
+log = structlog.get_logger()
+
+_LEASE = "reconciler"
+_SUBMISSIONS_A_TICK = 200
+_LOOSE_ENDS_A_TICK = 200
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often to tick: `busy` seconds between ticks while there are open jobs, `idle` while there are none."""
+
+    busy: float = 1.0
+    idle: float = 5.0
+
+
+class Reconciler:
+    """One per gateway process; at any time one process of all leads (a lease in the database) and does the work."""
+
+    def __init__(
+        self,
+        database: Database,
+        scheduler: Scheduler,
+        store: ObjectStore,
+        clock: Clock,
+        policy: JobPolicy,
+        pace: Pace,
+        holder: str,
+        housekeeping: Callable[[datetime], None] = lambda now: None,
+    ):
+        self._database = database
+        self._scheduler = scheduler
+        self._store = store
+        self._clock = clock
+        self._policy = policy
+        self._pace = pace
+        self._holder = holder
+        self._housekeeping = housekeeping
+        self._housekept_at: datetime | None = None
+        self._awake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._leads = False
+
+    # --- the thread ---
+
+    def start(self) -> None:
+        """Tick in a thread of its own until `stop`."""
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is something to do now; do not wait for the next tick."""
+        self._awake.set()
+
+    def stop(self) -> None:
+        """Finish the tick and give up the lease."""
+        self._stopping.set()
+        self._awake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._leads:
+            try:
+                with self._database.write() as session:
+                    leases.release(session, _LEASE, self._holder)
+            except Unavailable as error:
+                log.warning("lease.not_released", error=str(error))
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._awake.clear()
+            busy = self._tick_safely()
+            self._awake.wait(self._pace.busy if busy else self._pace.idle)
+
+    def _tick_safely(self) -> bool:
+        try:
+            return self.tick()
+        except Unavailable as error:
+            log.warning("tick.unavailable", error=str(error))
+        except Exception:  # the thread must outlive any fault of one tick; the fault is logged whole
+            log.exception("tick.failed")
+        return True
+
+    # --- one tick ---
+
+    def tick(self) -> bool:
+        """Do everything that can be done now. True if there are open jobs left.
+
+        Raises:
+            DatabaseUnavailable: nothing was done; the next tick starts from the rows as they are.
+        """
+        if not self._lead():
+            return False
+        self._submit_accepted()
+        self._search_unknown()
+        self._look()
+        self._clean_up()
+        with self._database.read() as session:
+            return job_rows.count_open_jobs(session) > 0
+
+    def _lead(self) -> bool:
+        now = self._clock.now()
+        duration = timedelta(seconds=max(30.0, 3 * self._pace.busy, 2 * self._pace.idle))
+        with self._database.write() as session:
+            leads = leases.acquire(session, _LEASE, self._holder, now, duration)
+            if leads and not self._leads:
+                # Whoever waited for these answers is gone, or is no longer entitled to record them.
+                interrupted = submission.mark_interrupted(session, now)
+                log.info("reconciler.leads", holder=self._holder, interrupted=interrupted)
+        self._leads = leads
+        return leads
+
+    # --- submission ---
+
+    def _submit_accepted(self) -> None:
+        with self._database.read() as session:
+            waiting = job_rows.next_to_submit(session, _SUBMISSIONS_A_TICK)
+        for job_id in waiting:
+            if self._stopping.is_set() or not self._submit(job_id):
+                return
+
+    def _submit(self, job_id: int) -> bool:
+        """Submit one job; False when the scheduler cannot be reached and there is no point in going on."""
+        with self._database.write() as session:
+            ticket = submission.open_attempt(session, job_id, self._policy, self._clock.now())
+        if ticket is None:
+            return True
+        number, name = ticket.attempt_number, ticket.submission.name
+        try:
+            ref = self._scheduler.submit(ticket.submission)
+        except SubmissionRefused as error:
+            log.warning("job.refused", name=name, error=str(error))
+            with self._database.write() as session:
+                submission.record_refused(session, job_id, number, str(error), self._clock.now())
+        except SchedulerUnavailable as error:
+            log.warning("job.not_sent", name=name, error=str(error))
+            with self._database.write() as session:
+                submission.record_not_sent(session, job_id, number, self._clock.now())
+            return False
+        except Exception as error:  # whatever else happened, the job may be there: look before doing anything
+            if not isinstance(error, SubmissionUnknown):
+                log.exception("job.submission_fault", name=name)
+            log.warning("job.submission_unknown", name=name, error=str(error))
+            with self._database.write() as session:
+                submission.record_unknown(session, job_id, number, self._clock.now())
+        else:
+            log.info("job.submitted", name=name, slurm_id=ref.job_id)
+            with self._database.write() as session:
+                submission.record_submitted(session, job_id, number, ref, self._clock.now())
+        return True
+
+    def _search_unknown(self) -> None:
+        with self._database.read() as session:
+            searches = submission.searches(session)
+        for search in searches:
+            try:
+                found = self._scheduler.find(search.name, search.since)
+            except SchedulerUnavailable as error:
+                log.warning("search.unavailable", name=search.name, error=str(error))
+                return
+            log.info("job.searched", name=search.name, found=[ref.job_id for ref in found])
+            with self._database.write() as session:
+                submission.record_search(session, search, found, self._policy, self._clock.now())
+
+    # --- looking ---
+
+    def _look(self) -> None:
+        with self._database.read() as session:
+            tracked = settlement.tracked_attempts(session)
+        if not tracked:
+            return
+        self._send_cancellations(tracked)
+        try:
+            observation = self._scheduler.observe([each.ref for each in tracked])
+        except SchedulerUnavailable as error:
+            log.warning("look.unavailable", error=str(error))
+            with self._database.write() as session:
+                settlement.record_overdue(session, self._policy, self._clock.now())
+            return
+        verdicts = self._verify(tracked, observation)
+        self._record(tracked, observation, verdicts)
+
+    def _send_cancellations(self, tracked: list[settlement.Tracked]) -> None:
+        for each in tracked:
+            if not each.cancel_wanted or each.cancel_sent:
+                continue
+            try:
+                self._scheduler.cancel(each.ref)
+            except SchedulerUnavailable as error:
+                log.warning("cancel.unavailable", name=each.ref.name, error=str(error))
+                return
+            log.info("job.cancel_sent", name=each.ref.name, slurm_id=each.ref.job_id)
+            with self._database.write() as session:
+                settlement.record_cancel_sent(session, each, self._clock.now())
+
+    def _verify(self, tracked: list[settlement.Tracked], observation: Observation) -> dict[int, bool]:
+        """Job id -> the store's word, for those that the scheduler calls completed and that have reported."""
+        verdicts: dict[int, bool] = {}
+        for each in tracked:
+            sighting = observation.seen.get(each.ref)
+            if sighting is None or each.reported is None or phase_of(sighting.state) is not Phase.COMPLETED:
+                continue
+            try:
+                verdicts[each.job_id] = settlement.verify_results(self._store, each.project_bucket, each.reported)
+            except StoreUnavailable as error:
+                log.warning("verify.unavailable", name=each.ref.name, error=str(error))
+        return verdicts
+
+    def _record(
+        self, tracked: list[settlement.Tracked], observation: Observation, verdicts: dict[int, bool]
+    ) -> None:
+        now = self._clock.now()
+        with self._database.write() as session:
+            job_rows.mark_seen(session, [each.job_id for each in tracked if each.ref in observation.seen], now)
+        for each in tracked:
+            sighting = observation.seen.get(each.ref)
+            if sighting is not None and not settlement.is_news(each, sighting):
+                continue
+            with self._database.write() as session:
+                ended = settlement.record_sighting(
+                    session, each, sighting, verdicts.get(each.job_id), self._policy, now
+                )
+                if ended is not None:
+                    log.info("job.ended", job=ended.public_id, state=ended.state, reason=ended.reason)
+
+    # --- afterwards ---
+
+    def _clean_up(self) -> None:
+        """Give indexes to the files that waited for them and logs to ended jobs, then let the job directories go."""
+        now = self._clock.now()
+        aftermath.settle_indexes(self._database, self._store, _LOOSE_ENDS_A_TICK)
+        aftermath.discard_directories(self._database, self._scheduler, self._store, _LOOSE_ENDS_A_TICK, now)
+        if self._housekept_at is None or now - self._housekept_at > timedelta(hours=1):
+            self._housekeeping(now)
+            self._housekept_at = now

@@ -1,0 +1,98 @@
+"""What follows the end of a job: the index that it built goes to its file, its log to the store, its directory away.
+Each step can be repeated; a step that a fault interrupted is found again by the rows that still wait for it."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+import structlog
+
+from divbase_gateway.db import jobs as rows
+from divbase_gateway.db.models import AttemptRow, FileVersionRow, JobRow
+from divbase_gateway.db.session import Database
+from divbase_gateway.domain.errors import DivBaseError, StoreUnavailable
+from divbase_gateway.domain.files import FileState, IndexKind, IndexRef
+from divbase_gateway.domain.jobs import JobState
+from divbase_gateway.ports import ObjectStore, Scheduler
+from divbase_gateway.services.catalogue import attach_index
+from divbase_gateway.services.files import catalogued, store_inspection
+from divbase_gateway.services.settlement import ref_of
+
+log = structlog.get_logger()
+
+_LOG_BYTES = 1024 * 1024
+
+
+def settle_indexes(database: Database, store: ObjectStore, limit: int) -> None:
+    """Give every file that waits for an ended index job its index, or the reason why there is none.
+
+    Raises:
+        StoreUnavailable: the rest waits for the next tick.
+    """
+    with database.read() as session:
+        finished = rows.finished_index_jobs(session, limit)
+    for job, version in finished:
+        _settle_index(database, store, job, version)
+
+
+def _settle_index(database: Database, store: ObjectStore, job: JobRow, version: FileVersionRow) -> None:
+    indexed = None
+    reason = job.message or f"its index could not be built (job {job.public_id})"
+    built = next((each for each in job.results if each["role"] == "index"), None)
+    if job.state == JobState.SUCCEEDED and built is not None:
+        try:
+            info = store.head(job.project.bucket, built["key"], built["version_id"])
+            ref = IndexRef(info.key, info.version_id, IndexKind.CSI, info.size, info.etag)
+            indexed = attach_index(store, job.project.bucket, catalogued(version), ref)
+        except StoreUnavailable:
+            raise
+        except DivBaseError as error:
+            reason = f"the index that was built for it cannot be used: {error.message}"
+    with database.write() as session:
+        current = session.get_one(FileVersionRow, version.id)
+        if current.state != FileState.INDEXING:
+            return
+        if indexed is not None:
+            store_inspection(current, indexed)
+        else:
+            current.state, current.reason = FileState.UNUSABLE, reason
+    log.info("file.indexed", job=job.public_id, key=version.file.key, usable=indexed is not None)
+
+
+def discard_directories(
+    database: Database, scheduler: Scheduler, store: ObjectStore, limit: int, now: datetime
+) -> None:
+    """Remove the directories of ended attempts, after their log is where users find it.
+
+    Raises:
+        Unavailable: the rest waits for the next tick.
+    """
+    with database.read() as session:
+        loose = rows.attempts_to_discard(session, limit)
+    for attempt in loose:
+        stored = _store_log(scheduler, store, attempt)
+        scheduler.discard(ref_of(attempt))
+        with database.write() as session:
+            session.get_one(AttemptRow, attempt.id).discarded_at = now
+            job = session.get_one(JobRow, attempt.job_id, with_for_update=True)
+            if stored is not None and JobState(job.state).is_end and not _has_log(job):
+                job.results = [*job.results, stored]
+
+
+def _has_log(job: JobRow) -> bool:
+    return any(each["role"] == "log" for each in job.results)
+
+
+def _store_log(scheduler: Scheduler, store: ObjectStore, attempt: AttemptRow) -> dict[str, object] | None:
+    """Write the log of an attempt that did not push its own; the entry for the job's results, None without a log."""
+    pushed = (attempt.report or {}).get("outputs") or []
+    if any(output["role"] == "log" for output in pushed):
+        return None
+    text = scheduler.read_log(ref_of(attempt), _LOG_BYTES)
+    if not text:
+        return None
+    key = f"results/{attempt.job.public_id}/job.{attempt.number}.log"
+    info = store.write(attempt.job.project.bucket, key, text)
+    sha256 = hashlib.sha256(text).hexdigest()
+    return {"role": "log", "key": key, "version_id": info.version_id, "size": info.size, "sha256": sha256}

@@ -1,0 +1,258 @@
+"""From what the scheduler, the job and the store say to what the job row says. The three are asked by the reconciler;
+here their words are compared, and nothing is ever concluded from a look that failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from divbase_gateway.db import jobs as rows
+from divbase_gateway.db.models import AttemptRow, JobRow
+from divbase_gateway.domain.errors import NotFound
+from divbase_gateway.domain.jobs import (
+    Decision,
+    Evidence,
+    JobState,
+    Phase,
+    Reason,
+    Report,
+    decide,
+    is_worth_retrying,
+    phase_of,
+    stuck_words,
+    words_for,
+)
+from divbase_gateway.ports import ObjectStore, Sighting, SlurmRef
+from divbase_gateway.services.attempts import output_key
+from divbase_gateway.services.jobs import end_job, reopen_job, set_state
+from divbase_gateway.services.policy import JobPolicy
+
+_START_GRACE = timedelta(minutes=30)
+"""How long after its time limit a running job that nobody hears of is given up."""
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """An attempt that the scheduler has, as it was when we asked.
+
+    `reported` holds the outputs that its report names, or None while there is no report; `known` is what the row says
+    of the scheduler's state, reason and restart count, `missing` that the last look did not find it.
+    """
+
+    job_id: int
+    number: int
+    ref: SlurmRef
+    project_bucket: str
+    cancel_wanted: bool
+    cancel_sent: bool
+    known: tuple[str | None, str | None, int]
+    missing: bool
+    reported: list[dict[str, Any]] | None
+
+
+def tracked_attempts(session: Session) -> list[Tracked]:
+    """Every attempt that the scheduler has and that is not settled."""
+    return [
+        Tracked(
+            job_id=attempt.job_id,
+            number=attempt.number,
+            ref=ref_of(attempt),
+            project_bucket=attempt.job.project.bucket,
+            cancel_wanted=attempt.job.cancel_requested_at is not None,
+            cancel_sent=attempt.cancel_sent_at is not None,
+            known=(attempt.slurm_state, attempt.slurm_reason, attempt.restarts),
+            missing=attempt.missing_since is not None,
+            reported=None if attempt.report is None else _reported_outputs(attempt, attempt.job),
+        )
+        for attempt in rows.attempts_at_scheduler(session)
+    ]
+
+
+def is_news(tracked: Tracked, sighting: Sighting) -> bool:
+    """Whether a sighting says anything that the row does not: most looks at most jobs do not."""
+    ended = phase_of(sighting.state) in (Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED)
+    changed = (sighting.state, sighting.reason or None, sighting.restarts) != tracked.known
+    return ended or changed or tracked.missing
+
+
+def ref_of(attempt: AttemptRow) -> SlurmRef:
+    """The attempt's identity at the scheduler; it must have been submitted."""
+    if attempt.cluster is None or attempt.slurm_job_id is None or attempt.submitted_at is None:
+        raise ValueError(f"attempt {attempt.id} was not submitted")
+    return SlurmRef(attempt.cluster, attempt.slurm_job_id, attempt.slurm_name, attempt.submitted_at)
+
+
+def _reported_outputs(attempt: AttemptRow, job: JobRow) -> list[dict[str, Any]]:
+    outputs = (attempt.report or {}).get("outputs") or []
+    return [{**output, "key": output_key(job, output["role"])} for output in outputs]
+
+
+def verify_results(store: ObjectStore, bucket: str, outputs: list[dict[str, Any]]) -> bool:
+    """The third witness: every output that the job reported is in the store, in that version, with that checksum.
+
+    Raises:
+        StoreUnavailable: the store does not answer; nothing follows from that.
+    """
+    if not any(output["role"] in ("result", "index") for output in outputs):
+        return False
+    return all(_is_there(store, bucket, output) for output in outputs)
+
+
+def _is_there(store: ObjectStore, bucket: str, output: dict[str, Any]) -> bool:
+    try:
+        info = store.head(bucket, output["key"], output["version_id"])
+    except NotFound:
+        return False
+    same_bytes = info.size == output["size"] and info.etag == output["etag"]
+    return same_bytes and info.metadata.get("sha256") == output["sha256"]
+
+
+def record_sighting(
+    session: Session,
+    tracked: Tracked,
+    sighting: Sighting | None,
+    verified: bool | None,
+    policy: JobPolicy,
+    now: datetime,
+) -> JobRow | None:
+    """Write down one attempt's part of a successful look, and settle the job if that decides it.
+
+    Args:
+        sighting: None when the look succeeded and the job was not in it.
+        verified: the store's word on the reported outputs; None when nobody looked.
+
+    Returns:
+        the job, if this ended it.
+    """
+    job = rows.lock_job(session, tracked.job_id)
+    if job is None or job.attempt != tracked.number or JobState(job.state).is_end:
+        return None
+    attempt = next(each for each in job.attempts if each.number == tracked.number)
+    if sighting is None:
+        return _record_absence(job, attempt, policy, now)
+    if _is_older_than_the_job_itself(attempt, sighting):
+        return None
+    _copy_sighting(job, attempt, sighting, now)
+    decision = decide(_evidence(job, attempt, verified))
+    return _carry_out(job, attempt, decision, policy, now)
+
+
+def _is_older_than_the_job_itself(attempt: AttemptRow, sighting: Sighting) -> bool:
+    """A look that began before the job claimed its attempt may still call it pending."""
+    return (
+        attempt.claimed_at is not None
+        and sighting.restarts <= attempt.restarts
+        and phase_of(sighting.state) is Phase.WAITING
+    )
+
+
+def _copy_sighting(job: JobRow, attempt: AttemptRow, sighting: Sighting, now: datetime) -> None:
+    attempt.slurm_state, attempt.slurm_reason = sighting.state, sighting.reason or None
+    attempt.slurm_source, attempt.restarts = sighting.source, sighting.restarts
+    attempt.exit_code, attempt.signal = sighting.exit_code, sighting.signal
+    attempt.node = sighting.node or attempt.node
+    attempt.started_at = sighting.started_at or attempt.started_at
+    attempt.ended_at = sighting.ended_at or attempt.ended_at
+    attempt.elapsed_s = sighting.elapsed_s
+    attempt.cpu_s = sighting.cpu_s
+    attempt.max_rss_bytes = sighting.max_rss_bytes
+    attempt.last_seen_at, attempt.missing_since = now, None
+    job.started_at = job.started_at or attempt.started_at
+    job.stuck = stuck_words(sighting.reason) if phase_of(sighting.state) is Phase.WAITING else None
+    job.observed_at = now
+
+
+def _evidence(job: JobRow, attempt: AttemptRow, verified: bool | None) -> Evidence:
+    return Evidence(
+        slurm_state=attempt.slurm_state,
+        exit_code=attempt.exit_code,
+        signal=attempt.signal,
+        report=_report_of(attempt),
+        results_verified=verified,
+        cancel_requested=job.cancel_requested_at is not None,
+    )
+
+
+def _report_of(attempt: AttemptRow) -> Report | None:
+    report = attempt.report
+    if report is None:
+        return None
+    if report.get("status") == "succeeded":
+        return Report(None, None)
+    named = report.get("reason")
+    reason = Reason(named) if named in set(Reason) else Reason.INTERNAL_ERROR
+    return Report(reason, report.get("message") or words_for(reason))
+
+
+def _record_absence(job: JobRow, attempt: AttemptRow, policy: JobPolicy, now: datetime) -> JobRow | None:
+    """Not in a successful look: not an end, until it has been so for longer than the site allows."""
+    attempt.missing_since = attempt.missing_since or now
+    if now - attempt.missing_since < policy.lost_after:
+        return None
+    attempt.outcome = Reason.NOT_SEEN
+    end_job(job, JobState.LOST, now, Reason.NOT_SEEN, words_for(Reason.NOT_SEEN))
+    return job
+
+
+def _carry_out(
+    job: JobRow, attempt: AttemptRow, decision: Decision, policy: JobPolicy, now: datetime
+) -> JobRow | None:
+    if decision.state is None:
+        return None
+    if decision.state is JobState.SUCCEEDED:
+        attempt.outcome = "succeeded"
+        job.results = [_result(output) for output in _reported_outputs(attempt, job)]
+        end_job(job, JobState.SUCCEEDED, now)
+        return job
+    if decision.state is JobState.FAILED:
+        return _fail(job, attempt, decision, policy, now)
+    if decision.state is JobState.CANCELLED:
+        attempt.outcome = Reason.CANCELLED
+        end_job(job, JobState.CANCELLED, now, decision.reason, decision.message)
+        return job
+    set_state(job, decision.state, now)
+    return None
+
+
+def _fail(job: JobRow, attempt: AttemptRow, decision: Decision, policy: JobPolicy, now: datetime) -> JobRow | None:
+    reason = decision.reason or Reason.INTERNAL_ERROR
+    attempt.outcome = reason
+    failed = sum(1 for each in job.attempts if each.outcome not in (None, "succeeded", Reason.NOT_SUBMITTED))
+    if is_worth_retrying(reason, failed, policy.max_attempts, job.cancel_requested_at is not None):
+        reopen_job(job, now)
+        job.message = f"Attempt {attempt.number} failed: {decision.message} Another attempt follows."
+        return None
+    end_job(job, JobState.FAILED, now, reason, decision.message)
+    job.results = [_result(output) for output in _reported_outputs(attempt, job) if output["role"] == "log"]
+    return job
+
+
+def _result(output: dict[str, Any]) -> dict[str, Any]:
+    return {name: output[name] for name in ("role", "key", "version_id", "size", "sha256")}
+
+
+def record_overdue(session: Session, policy: JobPolicy, now: datetime) -> int:
+    """End running jobs that neither scheduler nor job has been heard of since long after their time limit."""
+    overdue = 0
+    for attempt in rows.attempts_at_scheduler(session):
+        job = attempt.job
+        if job.started_at is None or job.observed_at is None:
+            continue
+        limit = timedelta(minutes=job.plan["minutes"]) + _START_GRACE
+        if now - job.started_at > limit and now - job.observed_at > policy.lost_after + _START_GRACE:
+            attempt.outcome = Reason.NOT_SEEN
+            end_job(job, JobState.LOST, now, Reason.NOT_SEEN, words_for(Reason.NOT_SEEN))
+            overdue += 1
+    return overdue
+
+
+def record_cancel_sent(session: Session, tracked: Tracked, now: datetime) -> None:
+    """The scheduler took the wish; whether it came true is seen in a later look."""
+    job = rows.lock_job(session, tracked.job_id)
+    if job is not None:
+        for attempt in job.attempts:
+            if attempt.number == tracked.number:
+                attempt.cancel_sent_at = now
