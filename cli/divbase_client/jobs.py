@@ -1,0 +1,95 @@
+"""Jobs through the API: submit, follow, end, fetch. It knows the routes and wire models of this noun only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from divbase_client.connection import Connection, path_of
+from divbase_client.downloads import Downloaded
+from divbase_client.errors import GatewayUnreachable, ServerFault
+from divbase_client.files import Files
+from divbase_client.models import Job, JobDetail, JobLog, JobState, Query, Rerun, ResultDownload, ResultDownloads
+from divbase_client.transfers import Failed, Progress
+
+_PATIENCE = 600.0  # seconds without an answer before `wait` gives up; the job goes on anyway
+_FIRST_LOOK, _LONGEST = 1.0, 5.0  # seconds between looks, growing from the one to the other
+
+
+class Jobs:
+    def __init__(self, connection: Connection, files: Files) -> None:
+        self._connection = connection
+        self._files = files
+
+    def list(
+        self, project: str, *, state: JobState | None = None, mine: bool = False, kind: str | None = None
+    ) -> Iterator[Job]:
+        """Newest first. `kind`: query or index."""
+        params = {"state": state.value if state else None, "mine": mine or None, "kind": kind}
+        return self._connection.pages(path_of("projects", project, "jobs"), Job, params)
+
+    def get(self, project: str, job: str) -> JobDetail:
+        return self._connection.get(path_of("projects", project, "jobs", job), JobDetail)
+
+    def submit(self, project: str, query: Query) -> JobDetail:
+        """Accepted jobs are never lost: the answer may be forgotten, the job can be found again by `list`."""
+        return self._connection.post(path_of("projects", project, "jobs"), JobDetail, query, creates=True)
+
+    def log(self, project: str, job: str) -> JobLog:
+        return self._connection.get(path_of("projects", project, "jobs", job, "log"), JobLog)
+
+    def cancel(self, project: str, job: str) -> Job:
+        """A job that has ended stays as it is."""
+        return self._connection.post(path_of("projects", project, "jobs", job, "cancel"), Job)
+
+    def rerun(self, project: str, job: str) -> JobDetail:
+        """A new attempt on the same inputs, after an end without success."""
+        return self._connection.post(
+            path_of("projects", project, "jobs", job, "rerun"), JobDetail, Rerun(), creates=True
+        )
+
+    def wait(
+        self,
+        project: str,
+        job: str,
+        *,
+        timeout: float | None = None,
+        on_look: Callable[[JobDetail | None], None] | None = None,
+    ) -> JobDetail:
+        """Look until the job has ended, each second at first and each five in the end.
+
+        `on_look` gets each answer, and None while the gateway is away. Raises TimeoutError; the job goes on.
+        """
+        begin = heard = time.monotonic()
+        pause = _FIRST_LOOK
+        while True:
+            try:
+                seen: JobDetail | None = self.get(project, job)
+                heard = time.monotonic()
+            except (GatewayUnreachable, ServerFault):
+                if time.monotonic() - heard > _PATIENCE:
+                    raise
+                seen = None
+            if on_look:
+                on_look(seen)
+            if seen is not None and seen.state.is_end:
+                return seen
+            if timeout is not None and time.monotonic() - begin + pause > timeout:
+                raise TimeoutError(f"job {job} has not ended after {timeout:.0f} s")
+            time.sleep(pause)
+            pause = min(pause * 1.25, _LONGEST)
+
+    def result(self, project: str, job: str) -> Sequence[ResultDownload]:
+        """Presigned downloads of a succeeded job's files. Raises Conflict while there is no result."""
+        return self._connection.get(path_of("projects", project, "jobs", job, "result"), ResultDownloads).files
+
+    def download(
+        self, project: str, job: str, to: Path | str = ".", *, force: bool = False, progress: Progress | None = None
+    ) -> Iterator[Downloaded | Failed]:
+        """The result, its index, the log and the provenance record into the folder `to`."""
+        wanted = [
+            self._files.want(project, one.download.key, Path(to), force=force, known=one.download)
+            for one in self.result(project, job)
+        ]
+        return self._files.download_all(wanted, progress)

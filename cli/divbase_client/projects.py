@@ -1,0 +1,28 @@
+"""Projects through the API. It knows the routes and wire models of this noun and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from divbase_client.connection import Connection, path_of
+from divbase_client.models import NewProject, Project, ProjectChange
+
+
+class Projects:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def list(self) -> Iterator[Project]:
+        """The caller's projects; all of them for a site admin."""
+        return self._connection.pages("/projects", Project)
+
+    def get(self, name: str) -> Project:
+        return self._connection.get(path_of("projects", name), Project)
+
+    def create(self, name: str, *, description: str = "", bucket: str | None = None) -> Project:
+        """Site admins only. `bucket`: an existing bucket to adopt; None makes one."""
+        body = NewProject(name=name, description=description, bucket=bucket)
+        return self._connection.post("/projects", Project, body, creates=True)
+
+    def change(self, name: str, *, description: str | None = None) -> Project:
+        return self._connection.patch(path_of("projects", name), Project, ProjectChange(description=description))
