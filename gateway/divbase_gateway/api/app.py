@@ -1,0 +1,49 @@
+"""The HTTP application: routers, errors and the layers around them, over a gateway that is already built."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+from types import ModuleType
+
+from fastapi import APIRouter, FastAPI
+
+from divbase_gateway.api.deps import Gateway
+from divbase_gateway.api.errors import install_error_handlers
+from divbase_gateway.api.health import VERSION
+from divbase_gateway.api.requests import RequestLog
+from divbase_gateway.services.health import Readiness
+
+PREFIX = "/api/v1"
+
+NOUNS = ("health", "users", "keys", "projects", "files", "uploads", "metadata", "queries", "jobs", "attempts")
+"""The modules beside this one that have a `router`, in the order of the documentation."""
+
+
+def create_app(gateway: Gateway) -> FastAPI:
+    """The app of this gateway. It starts and stops nothing: who runs it closes the gateway."""
+    app = FastAPI(
+        title="DivBase",
+        version=VERSION,
+        description="Query VCF files in S3 with bcftools on a shared cluster.",
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=f"{PREFIX}/docs",
+        redoc_url=None,
+        max_body_size=gateway.settings.server.max_body_mib * 1024 * 1024,
+    )
+    app.state.gateway = gateway
+    app.state.readiness = Readiness(gateway.sessions, gateway.store, gateway.scheduler, gateway.clock)
+    for router in _routers():
+        app.include_router(router, prefix=PREFIX)
+    install_error_handlers(app)
+    app.add_middleware(RequestLog)
+    return app
+
+
+def _routers() -> list[APIRouter]:
+    return [module.router for module in _modules()]
+
+
+def _modules() -> list[ModuleType]:
+    names = [f"{__package__}.{noun}" for noun in NOUNS]
+    return [importlib.import_module(name) for name in names if find_spec(name) is not None]

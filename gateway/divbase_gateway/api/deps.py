@@ -1,0 +1,64 @@
+"""What requests are given: the gateway and a session for reading or writing. It must not know any noun of the API.
+
+A write session commits when the route's function has returned and before the answer is sent, and rolls back on any
+error: `scope="function"` ends the dependency there, so a client is never told of something that is not stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+
+from divbase_gateway.db.session import Database
+from divbase_gateway.ports import Clock, ObjectStore, Scheduler
+
+if TYPE_CHECKING:
+    from divbase_gateway.settings import Settings
+
+
+class Gateway(Protocol):
+    """What `bootstrap` builds, as far as requests use it. `wake` tells the reconciler that there is work."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def sessions(self) -> Database: ...
+    @property
+    def store(self) -> ObjectStore: ...
+    @property
+    def scheduler(self) -> Scheduler: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def wake(self) -> Callable[[], None]: ...
+
+
+def gateway_of(request: Request) -> Gateway:
+    """The gateway that this app was made for."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+async def _gateway(request: Request) -> Gateway:
+    return gateway_of(request)
+
+
+def _read(request: Request) -> Iterator[Session]:
+    with gateway_of(request).sessions.read() as session:
+        yield session
+
+
+def _write(request: Request) -> Iterator[Session]:
+    with gateway_of(request).sessions.write() as session:
+        yield session
+
+
+TheGateway = Annotated[Gateway, Depends(_gateway)]
+
+# An open session holds a connection, and for writing on SQLite the lock, while it waits for a worker thread to run the
+# route. Were all worker threads waiting for that lock, nobody could ever let go of it; so only some may be in there.
+ReadSession = Annotated[Session, Depends(_read, scope="function", max_concurrency=8)]
+WriteSession = Annotated[Session, Depends(_write, scope="function", max_concurrency=8)]

@@ -1,0 +1,37 @@
+"""Routes for whoever watches the gateway: is it alive, and can it work? They tell names and words, no secrets."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+from divbase_client.models import Health
+from fastapi import APIRouter, Depends, Request, Response
+
+from divbase_gateway.api.auth import Public
+from divbase_gateway.services.health import Readiness
+
+router = APIRouter(tags=["health"])
+
+VERSION = version("divbase-gateway")
+
+
+async def _readiness(request: Request) -> Readiness:
+    readiness: Readiness = request.app.state.readiness
+    return readiness
+
+
+@router.get("/health", dependencies=[Public])
+async def get_health() -> Health:
+    """The process answers. It looks at nothing else."""
+    return Health(status="ok", version=VERSION)
+
+
+@router.get("/ready", dependencies=[Public], responses={503: {"model": Health}})
+def get_ready(response: Response, readiness: Annotated[Readiness, Depends(_readiness)]) -> Health:
+    """Database, store and scheduler answer (looked at no more than every five seconds); 503 where one does not."""
+    checks = readiness.checks()
+    failing = not all(check.ok for check in checks)
+    response.status_code = 503 if failing else 200
+    words = {check.name: "ok" if check.ok else check.words for check in checks}
+    return Health(status="failing" if failing else "ok", version=VERSION, checks=words)

@@ -1,0 +1,91 @@
+"""Routes about projects and their members. It knows the wire models and no rules."""
+
+from __future__ import annotations
+
+from divbase_client import models
+from fastapi import APIRouter, Response
+
+from divbase_gateway.api.auth import Admin, Manager, Reader, User
+from divbase_gateway.api.deps import ReadSession, TheGateway, WriteSession
+from divbase_gateway.api.idempotency import Once, idempotently
+from divbase_gateway.api.pagination import Paging
+from divbase_gateway.domain.projects import Role
+from divbase_gateway.services import projects
+from divbase_gateway.services.projects import Member, ProjectSummary
+
+router = APIRouter(tags=["projects"])
+
+
+@router.get("/projects")
+def list_projects(caller: User, session: ReadSession, paging: Paging) -> models.Page[models.Project]:
+    """One's own projects by name; a site admin's are all."""
+    found = projects.list_projects(session, caller, paging.after, paging.fetch)
+    return paging.page(found, wire_project, lambda summary: summary.project.name)
+
+
+@router.post("/projects", status_code=201, response_model=models.Project)
+def create_project(
+    new: models.NewProject, caller: Admin, session: WriteSession, gateway: TheGateway, once: Once
+) -> Response:
+    """Make a project with its bucket, or adopt a bucket that is there."""
+
+    def create() -> models.Project:
+        prefix = gateway.settings.s3.bucket_prefix
+        now = gateway.clock.now()
+        return wire_project(
+            projects.create_project(session, gateway.store, caller, new.name, new.description, new.bucket, prefix, now)
+        )
+
+    return idempotently(once, session, caller, new, create)
+
+
+@router.get("/projects/{project}")
+def get_project(caller: Reader, session: ReadSession) -> models.Project:
+    """One project with its numbers."""
+    return wire_project(projects.get_project(session, caller))
+
+
+@router.patch("/projects/{project}")
+def change_project(change: models.ProjectChange, caller: Manager, session: WriteSession) -> models.Project:
+    """Change the description."""
+    return wire_project(projects.change_project(session, caller, change.description))
+
+
+@router.get("/projects/{project}/members")
+def list_members(caller: Reader, session: ReadSession, paging: Paging) -> models.Page[models.Membership]:
+    """Members by email address."""
+    found = projects.list_members(session, caller.project, paging.after, paging.fetch)
+    return paging.page(found, wire_member, lambda member: member.user.email)
+
+
+@router.put("/projects/{project}/members/{user}")
+def set_member(user: str, change: models.MemberChange, caller: Manager, session: WriteSession) -> models.Membership:
+    """Make a user a member, or change their role."""
+    return wire_member(projects.set_member(session, caller.project, user, Role(change.role.value)))
+
+
+@router.delete("/projects/{project}/members/{user}", status_code=204)
+def remove_member(user: str, caller: Manager, session: WriteSession) -> None:
+    """End a membership."""
+    projects.remove_member(session, caller.project, user)
+
+
+def wire_project(summary: ProjectSummary) -> models.Project:
+    return models.Project(
+        name=summary.project.name,
+        description=summary.project.description,
+        bucket=summary.project.bucket,
+        role=models.Role(summary.role.value),
+        created_at=summary.project.created_at,
+        files=summary.files,
+        bytes=summary.bytes,
+    )
+
+
+def wire_member(member: Member) -> models.Membership:
+    return models.Membership(
+        project=member.project.name,
+        user=member.user.email,
+        user_name=member.user.name,
+        role=models.Role(member.role.value),
+    )
