@@ -482,8 +482,10 @@ class Job(Answer):
 
 
 class JobDetail(Job):
+    """`query` and `plan` are None for index jobs."""
+
     query: Query | None
-    plan: Plan
+    plan: Plan | None
     attempts: list[Attempt]
     results: list[ResultFile]
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from divbase_gateway.db.session import Database
 from divbase_gateway.ports import Clock, ObjectStore, Scheduler
+from divbase_gateway.services.policy import JobPolicy
 
 if TYPE_CHECKING:
     from divbase_gateway.settings import Settings
@@ -32,6 +33,8 @@ class Gateway(Protocol):
     def scheduler(self) -> Scheduler: ...
     @property
     def clock(self) -> Clock: ...
+    @property
+    def policy(self) -> JobPolicy: ...
     @property
     def wake(self) -> Callable[[], None]: ...
 

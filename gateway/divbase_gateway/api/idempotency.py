@@ -72,8 +72,7 @@ def idempotently(
         InvalidRequest: no key, or a bad one.
         Conflict: the key was used for another request; or for this one, and its answer held a secret.
     """
-    key = _checked(once.key)
-    asked = idempotency.fingerprint(once.method, once.path, None if body is None else body.model_dump(mode="json"))
+    key, asked = _checked(once.key), _fingerprint(once, body)
     stored = idempotency.begin(session, caller.user.id, key, asked, once.now)
     if stored is not None:
         return _replayed(stored, secret)
@@ -82,6 +81,22 @@ def idempotently(
     text = answer.model_dump_json()
     idempotency.finish(session, caller.user.id, key, StoredAnswer(code, None if secret else text))
     return Response(text, code, media_type="application/json")
+
+
+def earlier_answer(once: OnceOnly, session: Session, caller: Caller, body: BaseModel | None) -> Response | None:
+    """The first answer to this request, for a route that has costly work to do before it can create anything.
+
+    None does not promise that the request is new: `idempotently` finds that out in its transaction.
+
+    Raises:
+        InvalidRequest: no key, or a bad one.
+    """
+    stored = idempotency.answered(session, caller.user.id, _checked(once.key), _fingerprint(once, body))
+    return None if stored is None else _replayed(stored, None)
+
+
+def _fingerprint(once: OnceOnly, body: BaseModel | None) -> str:
+    return idempotency.fingerprint(once.method, once.path, None if body is None else body.model_dump(mode="json"))
 
 
 def _replayed(stored: StoredAnswer, secret: str | None) -> Response:

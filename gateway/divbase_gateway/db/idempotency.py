@@ -34,6 +34,10 @@ def get(session: Session, user_id: int, key: str) -> IdempotencyRow:
     return session.get_one(IdempotencyRow, (user_id, key))
 
 
+def find(session: Session, user_id: int, key: str) -> IdempotencyRow | None:
+    return session.get(IdempotencyRow, (user_id, key))
+
+
 def settle(session: Session, user_id: int, key: str, status: int, body: str | None) -> None:
     """Keep the answer."""
     session.execute(

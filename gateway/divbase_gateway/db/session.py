@@ -6,7 +6,7 @@ Whoever opens a write session is the edge where the commit happens; code below i
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,11 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def after_commit(session: Session, action: Callable[[], None]) -> None:
+    """Do `action` once the session's transaction is durable; never, if it is rolled back."""
+    event.listen(session, "after_commit", lambda _session: action(), once=True)
 
 
 def _engine(url: str, pool_size: int) -> Engine:

@@ -84,6 +84,19 @@ def authenticate(session: Session, attempt_id: str, token: str) -> AttemptRow:
     return attempt
 
 
+def live_attempt(session: Session, attempt: AttemptRow) -> AttemptRow:
+    """The attempt in this session, its job's row held until the transaction ends.
+
+    Raises:
+        Unauthenticated: it ended since it was authenticated.
+    """
+    job = rows.lock_job(session, attempt.job_id)
+    mine = next((each for each in job.attempts if each.number == attempt.number), None) if job else None
+    if mine is None or _is_dead(mine):
+        raise Unauthenticated("The attempt is over; its token is no longer good for anything.")
+    return mine
+
+
 def _is_dead(attempt: AttemptRow) -> bool:
     job = attempt.job
     return attempt.outcome is not None or job.attempt != attempt.number or JobState(job.state).is_end

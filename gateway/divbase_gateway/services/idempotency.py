@@ -49,6 +49,15 @@ def begin(session: Session, user_id: int, key: str, asked: str, now: datetime) -
     return StoredAnswer(row.status, row.body)
 
 
+def answered(session: Session, user_id: int, key: str, asked: str) -> StoredAnswer | None:
+    """The first answer to this request, if it was carried out before; for those who would rather not work in vain.
+
+    It claims nothing: `begin` decides.
+    """
+    row = rows.find(session, user_id, key)
+    return StoredAnswer(row.status, row.body) if row is not None and row.fingerprint == asked else None
+
+
 def finish(session: Session, user_id: int, key: str, answer: StoredAnswer) -> None:
     """Keep the answer in the transaction that made what it tells of."""
     rows.settle(session, user_id, key, answer.status, answer.body)

@@ -1,0 +1,169 @@
+"""Routes of jobs. The database answers all of them; only the reconciler talks to the scheduler."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from divbase_client import models
+from fastapi import APIRouter, Query, Response
+
+from divbase_gateway.api.auth import Querier, Reader
+from divbase_gateway.api.deps import ReadSession, TheGateway, WriteSession
+from divbase_gateway.api.idempotency import Once, earlier_answer, idempotently
+from divbase_gateway.api.pagination import Paging
+from divbase_gateway.api.presigned import presigned_of
+from divbase_gateway.api.queries import plan_of, request_of
+from divbase_gateway.db.models import AttemptRow, JobRow
+from divbase_gateway.db.session import after_commit
+from divbase_gateway.services import jobs, queries, results
+from divbase_gateway.services.plans import query_plan_of
+
+router = APIRouter(tags=["jobs"])
+
+
+@router.post("/projects/{project}/jobs", status_code=201, response_model=models.JobDetail)
+def run_query(body: models.Query, caller: Querier, gateway: TheGateway, once: Once) -> Response:
+    """Plan a query and accept it as a job. It is submitted at once, but not before this answer is certain."""
+    with gateway.sessions.read() as session:
+        earlier = earlier_answer(once, session, caller, body)
+    if earlier is not None:
+        return earlier
+    plan = queries.plan_query(gateway.sessions, gateway.store, caller.project, request_of(body))
+    with gateway.sessions.write() as session:
+        project, user = session.merge(caller.project, load=False), session.merge(caller.user, load=False)
+
+        def create() -> models.JobDetail:
+            query = body.model_dump(mode="json")
+            return detail_of(jobs.accept_query_job(session, project, user, query, plan, once.now))
+
+        answer = idempotently(once, session, caller, body, create)
+    gateway.wake()
+    return answer
+
+
+@router.get("/projects/{project}/jobs")
+def list_jobs(
+    caller: Reader,
+    session: ReadSession,
+    paging: Paging,
+    state: Annotated[list[models.JobState] | None, Query(description="Only jobs in these states")] = None,
+    mine: Annotated[bool, Query(description="Only the caller's own")] = False,
+    kind: Annotated[Literal["query", "index"] | None, Query(description="Only jobs of this kind")] = None,
+) -> models.Page[models.Job]:
+    """The project's jobs, newest first."""
+    found = jobs.list_jobs(
+        session,
+        caller.project,
+        before=paging.after_id,
+        limit=paging.fetch,
+        states=state or (),
+        user_id=caller.user.id if mine else None,
+        kind=kind,
+    )
+    return paging.page(found, job_of, lambda job: job.id)
+
+
+@router.get("/projects/{project}/jobs/{job}")
+def show_job(job: str, caller: Reader, session: ReadSession) -> models.JobDetail:
+    """One job with its plan, attempts and results."""
+    return detail_of(jobs.get_job(session, caller.project, job))
+
+
+@router.post("/projects/{project}/jobs/{job}/cancel")
+def cancel_job(job: str, caller: Querier, session: WriteSession, gateway: TheGateway) -> models.Job:
+    """Ask for a job's end. A job that is over stays as it is."""
+    cancelled = jobs.request_cancel(session, caller.project, job, caller.user, caller.role, gateway.clock.now())
+    after_commit(session, gateway.wake)
+    return job_of(cancelled)
+
+
+@router.post("/projects/{project}/jobs/{job}/rerun", status_code=201, response_model=models.JobDetail)
+def rerun_job(
+    job: str, body: models.Rerun, caller: Querier, session: WriteSession, gateway: TheGateway, once: Once
+) -> Response:
+    """Run a job that did not succeed again, as a new attempt on the same inputs."""
+
+    def create() -> models.JobDetail:
+        return detail_of(jobs.rerun(session, caller.project, job, caller.user, caller.role, once.now))
+
+    answer = idempotently(once, session, caller, body, create)
+    after_commit(session, gateway.wake)
+    return answer
+
+
+@router.get("/projects/{project}/jobs/{job}/log")
+def job_log(job: str, caller: Reader, session: ReadSession, gateway: TheGateway) -> models.JobLog:
+    """The end of the job's output: the stored log of an ended job, or what a running one last told."""
+    log = results.log_of(jobs.get_job(session, caller.project, job), gateway.store)
+    return models.JobLog(text=log.text, complete=log.complete)
+
+
+@router.get("/projects/{project}/jobs/{job}/result")
+def job_result(job: str, caller: Reader, session: ReadSession, gateway: TheGateway) -> models.ResultDownloads:
+    """Where to download the results of a job that succeeded."""
+    downloads = results.downloads_of(jobs.get_job(session, caller.project, job), gateway.store, gateway.policy)
+    return models.ResultDownloads(
+        files=[
+            models.ResultDownload(
+                role=each.role,
+                download=models.Download(
+                    key=each.key,
+                    version_id=each.version_id,
+                    size=each.size,
+                    sha256=each.sha256,
+                    etag=each.etag,
+                    request=presigned_of(each.request),
+                ),
+            )
+            for each in downloads
+        ]
+    )
+
+
+def job_of(job: JobRow) -> models.Job:
+    """The wire form of a job; project, user and attempts have to be loaded."""
+    return models.Job(**_fields(job))
+
+
+def detail_of(job: JobRow) -> models.JobDetail:
+    """The wire form with plan, attempts and results."""
+    return models.JobDetail(
+        **_fields(job),
+        query=None if job.query is None else models.Query.model_validate(job.query),
+        plan=None if job.kind == "index" else plan_of(query_plan_of(job)),
+        attempts=[models.Attempt.model_validate(attempt) for attempt in job.attempts],
+        results=[models.ResultFile.model_validate(each) for each in job.results],
+    )
+
+
+def _fields(job: JobRow) -> dict[str, object]:
+    attempt = _current(job)
+    progress = None
+    if job.progress_stage is not None:
+        progress = models.Progress(stage=job.progress_stage, done=job.progress_done, total=job.progress_total)
+    return {
+        "id": job.public_id,
+        "project": job.project.name,
+        "kind": job.kind,
+        "name": job.name,
+        "state": job.state,
+        "reason": job.reason,
+        "message": job.message,
+        "stuck": job.stuck,
+        "created_by": job.user.email,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "ended_at": job.ended_at,
+        "observed_at": job.observed_at,
+        "attempt": job.attempt,
+        "slurm_job_id": attempt.slurm_job_id if attempt else None,
+        "slurm_state": attempt.slurm_state if attempt else None,
+        "slurm_reason": attempt.slurm_reason if attempt else None,
+        "node": attempt.node if attempt else None,
+        "progress": progress,
+        "cancel_requested": job.cancel_requested_at is not None,
+    }
+
+
+def _current(job: JobRow) -> AttemptRow | None:
+    return next((attempt for attempt in job.attempts if attempt.number == job.attempt), None)

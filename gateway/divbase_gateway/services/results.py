@@ -1,0 +1,80 @@
+"""What a job left behind: its log as far as it is known, and downloads of its results, pinned to their versions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from divbase_gateway.db.models import JobRow
+from divbase_gateway.domain.errors import Conflict
+from divbase_gateway.domain.jobs import JobState
+from divbase_gateway.ports import Audience, ObjectStore, PresignedRequest
+from divbase_gateway.services.policy import JobPolicy
+
+_LOG_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class JobLogText:
+    """The end of a job's output; `complete` once the job is over and its log was stored."""
+
+    text: str
+    complete: bool
+
+
+@dataclass(frozen=True)
+class ResultDownload:
+    """A result file and the request that fetches it. `size` in bytes, `sha256` hex."""
+
+    role: str
+    key: str
+    version_id: str
+    size: int
+    sha256: str
+    etag: str
+    request: PresignedRequest
+
+
+def log_of(job: JobRow, store: ObjectStore) -> JobLogText:
+    """The stored log (its last MiB), or the tail that the latest attempt told the gateway.
+
+    Raises:
+        StoreUnavailable: the log is stored and the store does not answer.
+    """
+    stored = next((each for each in job.results if each["role"] == "log"), None)
+    if stored is not None:
+        start = max(0, stored["size"] - _LOG_BYTES)
+        text = store.read(job.project.bucket, stored["key"], stored["version_id"], start, _LOG_BYTES)
+        return JobLogText(text.decode("utf-8", "replace"), complete=True)
+    tails = [attempt.log_tail for attempt in job.attempts if attempt.log_tail]
+    return JobLogText(tails[-1] if tails else "", complete=False)
+
+
+def downloads_of(job: JobRow, store: ObjectStore, policy: JobPolicy) -> list[ResultDownload]:
+    """Every file that the job left, with a request for laptops.
+
+    Raises:
+        Conflict: the job has no result, because it has not ended or did not succeed.
+    """
+    if job.state != JobState.SUCCEEDED:
+        raise Conflict(
+            f"Job {job.public_id} has no result: it is {job.state}." + (f" {job.message}" if job.message else ""),
+            hint=f"`divbase jobs show {job.public_id}` says more.",
+            details={"state": job.state},
+        )
+    return [_download(job, each, store, policy) for each in job.results]
+
+
+def _download(job: JobRow, result: dict[str, object], store: ObjectStore, policy: JobPolicy) -> ResultDownload:
+    key, version_id = str(result["key"]), str(result["version_id"])
+    request = store.presign_get(
+        job.project.bucket, key, version_id, Audience.LAPTOP, policy.url_expiry, key.rpartition("/")[2]
+    )
+    return ResultDownload(
+        role=str(result["role"]),
+        key=key,
+        version_id=version_id,
+        size=int(str(result["size"])),
+        sha256=str(result["sha256"]),
+        etag=str(result.get("etag", "")),
+        request=request,
+    )
