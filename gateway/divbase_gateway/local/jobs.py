@@ -226,8 +226,8 @@ def write_job(folder: Path, spec: JobSpec, script: str, files: dict[str, bytes])
     Raises:
         OSError: as the file system says; the folder is then half-made and the caller's to remove.
     """
-    (folder / STATUS).mkdir(mode=0o700, parents=True)
-    folder.chmod(0o700)
+    folder.mkdir(mode=0o700)
+    (folder / STATUS).mkdir(mode=0o700)
     for name, body in {**files, SCRIPT: script.encode()}.items():
         _write(folder / name, body)
     _write(folder / STATUS / "spec.json", json.dumps(asdict(spec)).encode())

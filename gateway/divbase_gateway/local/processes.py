@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import psutil
 
 from divbase_gateway.local.supervisor import MARK
 
+_KILL_PAUSE_S = 0.01
 _SAME_START_S = 5.0
 """The leader of a job's group is forked just before the time that is recorded; a later namesake starts much later."""
 
@@ -27,13 +29,14 @@ def end_survivors(mark: str, group: int, started_at: float, timeout_s: float = 5
     Returns:
         False if something still runs after `timeout_s`: the job must not be reported as ended then.
     """
-    survivors = list(_survivors(mark, group, started_at))
-    for process in survivors:
-        _kill(process)
-    _, alive = psutil.wait_procs(survivors, timeout=timeout_s)
-    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] and not any(
-        True for _ in _survivors(mark, group, started_at)
-    )
+    deadline = time.monotonic() + timeout_s
+    while survivors := list(_survivors(mark, group, started_at)):
+        if time.monotonic() > deadline:
+            return False
+        for process in survivors:
+            _kill(process)
+        time.sleep(_KILL_PAUSE_S)
+    return True
 
 
 def _survivors(mark: str, group: int, started_at: float) -> Iterator[psutil.Process]:

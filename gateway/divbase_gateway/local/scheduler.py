@@ -39,7 +39,7 @@ log = structlog.get_logger()
 _WARNING_S = 120.0
 """As `--signal=B:USR2@120` in the script's header."""
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CANCEL_ALL_S = 30.0
 
 
@@ -165,9 +165,10 @@ class LocalScheduler:
         if job is None:
             return
         with self._errors("discard a job"), suppress(FileNotFoundError):
-            alive = job.sighting().state == "RUNNING"  # puts to rest what a dead supervisor left
+            job.sighting()  # puts to rest what a dead supervisor left
             with job.lock() as fd:
-                if alive or fd is None:
+                # Its supervisor holds the lock a moment longer than the job lasts; with an end on disk that is fine.
+                if job.ended() is None and (fd is None or job.started_at() is not None):
                     raise SchedulerUnavailable(
                         f"Job {ref.job_id} ({ref.name}) still runs, so its directory was not removed.",
                         hint="Cancel it first.",

@@ -1,0 +1,371 @@
+"""What every scheduler behind `ports.Scheduler` does, over the fake and all adapters.
+
+A new adapter plugs in with one line in ADAPTERS: a context manager that yields a Bench over an empty scheduler with
+two slots. Tests that need `running` are for adapters that really run scripts.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from divbase_gateway.local.scheduler import LocalScheduler
+from divbase_gateway.ports import Scheduler, Sighting, SlurmRef, Submission
+
+from tests.fakes.scheduler import FakeScheduler
+
+WAITING = ("PENDING", "RUNNING", "COMPLETING")
+
+
+class SystemClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+@dataclass
+class Bench:
+    """A scheduler under test. `runs_scripts` is False where scripts are not really run."""
+
+    scheduler: Scheduler
+    runs_scripts: bool
+    patience_s: float = 15.0
+    submitted: list[SlurmRef] = field(default_factory=list)
+
+    def submit(self, name: str, script: str, files: Mapping[str, bytes] | None = None) -> SlurmRef:
+        ref = self.scheduler.submit(
+            Submission(name, f"#!/bin/bash\n{script}\n", files or {}, f"test {name}", cores=1, memory_mb=64, minutes=5)
+        )
+        self.submitted.append(ref)
+        return ref
+
+    def look(self, ref: SlurmRef) -> Sighting:
+        return self.scheduler.observe([ref]).seen[ref]
+
+    def wait(self, ref: SlurmRef, until: Callable[[Sighting], bool]) -> Sighting:
+        deadline = time.monotonic() + self.patience_s
+        while not until(seen := self.look(ref)):
+            assert time.monotonic() < deadline, f"{ref} is still {seen}"
+            time.sleep(0.01)
+        return seen
+
+    def end_of(self, ref: SlurmRef) -> Sighting:
+        return self.wait(ref, lambda seen: seen.state not in WAITING)
+
+    def running(self, ref: SlurmRef) -> Sighting:
+        return self.wait(ref, lambda seen: seen.state == "RUNNING")
+
+    def log_with(self, ref: SlurmRef, word: bytes) -> bytes:
+        deadline = time.monotonic() + self.patience_s
+        while word not in (log := self.scheduler.read_log(ref, 10_000)):
+            assert time.monotonic() < deadline, f"{word!r} does not come: {log!r}"
+            time.sleep(0.01)
+        return log
+
+
+@contextmanager
+def fake_bench(folder: Path) -> Iterator[Bench]:
+    yield Bench(FakeScheduler(SystemClock(), slots=2), runs_scripts=False)
+
+
+@contextmanager
+def local_bench(folder: Path) -> Iterator[Bench]:
+    scheduler = LocalScheduler(folder / "jobs", slots=2, clock=SystemClock(), cores=2, grace_s=1.0)
+    scheduler.start()
+    bench = Bench(scheduler, runs_scripts=True)
+    try:
+        yield bench
+    finally:
+        for ref in bench.submitted:
+            scheduler.cancel(ref)
+        scheduler.stop(cancel_running=True)
+
+
+ADAPTERS: dict[str, Callable[[Path], AbstractContextManager[Bench]]] = {"fake": fake_bench, "local": local_bench}
+RUNNING_ADAPTERS = [name for name in ADAPTERS if name != "fake"]
+
+
+@pytest.fixture(params=list(ADAPTERS))
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    with ADAPTERS[request.param](tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(params=RUNNING_ADAPTERS)
+def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    with ADAPTERS[request.param](tmp_path) as made:
+        yield made
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, f"one of {pids} still runs"
+        time.sleep(0.01)
+
+
+# --- the end of a job --------------------------------------------------------------------------------------------
+
+
+def test_script_that_succeeds_is_completed(bench: Bench) -> None:
+    """A script that exits 0 ends as COMPLETED 0:0."""
+    end = bench.end_of(bench.submit("good", "echo done"))
+    assert (end.state, end.exit_code, end.signal) == ("COMPLETED", 0, 0)
+
+
+def test_script_that_fails_keeps_its_exit_code(bench: Bench) -> None:
+    """A script that exits 7 ends as FAILED 7:0."""
+    end = bench.end_of(bench.submit("bad", "exit 7"))
+    assert (end.state, end.exit_code, end.signal) == ("FAILED", 7, 0)
+
+
+def test_script_that_is_killed_is_failed_with_the_signal(bench: Bench) -> None:
+    """A script that SIGKILL ended is FAILED 0:9, as sacct writes it."""
+    end = bench.end_of(bench.submit("shot", "kill -9 $$"))
+    assert (end.state, end.exit_code, end.signal) == ("FAILED", 0, 9)
+
+
+def test_end_has_a_time(bench: Bench) -> None:
+    """The end of a job carries when it started and ended, in that order and after its submission."""
+    ref = bench.submit("timed", "echo x")
+    end = bench.end_of(ref)
+    assert end.started_at is not None
+    assert end.ended_at is not None
+    assert ref.submitted_at <= end.started_at <= end.ended_at
+
+
+def test_running_job_is_running(bench: Bench) -> None:
+    """A job that has not ended is RUNNING, with no exit code."""
+    seen = bench.running(bench.submit("long", "sleep 60"))
+    assert (seen.state, seen.exit_code) == ("RUNNING", None)
+
+
+# --- looking -----------------------------------------------------------------------------------------------------
+
+
+def test_unknown_job_is_not_seen(bench: Bench) -> None:
+    """A job that the scheduler does not know is left out of the answer, which is no error."""
+    known = bench.submit("known", "echo x")
+    unknown = replace(known, job_id="987654", name="unknown")
+    assert set(bench.scheduler.observe([known, unknown]).seen) == {known}
+
+
+def test_same_id_with_another_name_is_another_job(bench: Bench) -> None:
+    """The id alone is not the job: ids wrap."""
+    known = bench.submit("known", "echo x")
+    namesake = replace(known, name="of-another-time")
+    assert bench.scheduler.observe([namesake]).seen == {}
+
+
+def test_looking_at_nothing_sees_nothing(bench: Bench) -> None:
+    """No refs, no sightings, even if there are jobs."""
+    bench.submit("known", "echo x")
+    assert bench.scheduler.observe([]).seen == {}
+
+
+def test_find_takes_the_exact_name(bench: Bench) -> None:
+    """A name that only begins alike is another job."""
+    ref = bench.submit("divbase-p-1-abc", "echo x")
+    bench.submit("divbase-p-1-abcd", "echo x")
+    assert bench.scheduler.find("divbase-p-1-abc", ref.submitted_at - timedelta(minutes=1)) == [ref]
+
+
+def test_find_leaves_out_what_is_older(bench: Bench) -> None:
+    """Jobs submitted before `since` are not found, those at `since` are."""
+    ref = bench.submit("divbase-p-1-abc", "echo x")
+    assert bench.scheduler.find("divbase-p-1-abc", ref.submitted_at) == [ref]
+    assert bench.scheduler.find("divbase-p-1-abc", ref.submitted_at + timedelta(seconds=2)) == []
+
+
+def test_find_finds_ended_jobs(bench: Bench) -> None:
+    """A job is found after its end too."""
+    ref = bench.submit("divbase-p-1-abc", "exit 3")
+    bench.end_of(ref)
+    assert bench.scheduler.find("divbase-p-1-abc", ref.submitted_at) == [ref]
+
+
+def test_ping_names_the_scheduler(bench: Bench) -> None:
+    """The answer is one line that says which scheduler it is."""
+    assert "scheduler" in bench.scheduler.ping()
+    assert "\n" not in bench.scheduler.ping()
+
+
+# --- order -------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_beyond_the_slots_wait(bench: Bench) -> None:
+    """With two slots the third job is PENDING, with SLURM's reason."""
+    first, second, third = (bench.submit(f"j{n}", "sleep 60") for n in (1, 2, 3))
+    bench.running(first)
+    bench.running(second)
+    waiting = bench.look(third)
+    assert (waiting.state, waiting.reason) == ("PENDING", "Resources")
+
+
+def test_waiting_jobs_start_in_order(bench: Bench) -> None:
+    """The slot that becomes free goes to the job that was submitted first."""
+    first, _, third, fourth = (bench.submit(f"j{n}", "sleep 60") for n in (1, 2, 3, 4))
+    bench.running(first)
+    bench.scheduler.cancel(first)
+    bench.running(third)
+    assert bench.look(fourth).state == "PENDING"
+
+
+# --- cancelling --------------------------------------------------------------------------------------------------
+
+
+def test_waiting_job_is_cancelled_at_once(bench: Bench) -> None:
+    """A job that waits is CANCELLED by the next look and never starts."""
+    first, second, third = (bench.submit(f"j{n}", "sleep 60") for n in (1, 2, 3))
+    bench.running(first)
+    bench.running(second)
+    bench.scheduler.cancel(third)
+    seen = bench.look(third)
+    assert seen.state == "CANCELLED"
+    assert seen.started_at is None
+
+
+def test_running_job_is_cancelled(bench: Bench) -> None:
+    """A running job ends as CANCELLED, by SIGTERM."""
+    ref = bench.submit("long", "sleep 60")
+    bench.running(ref)
+    bench.scheduler.cancel(ref)
+    end = bench.end_of(ref)
+    assert (end.state, end.signal) == ("CANCELLED", 15)
+
+
+def test_cancelling_an_ended_job_changes_nothing(bench: Bench) -> None:
+    """Cancel after the end is no error, and the end stays what it was."""
+    ref = bench.submit("good", "echo x")
+    before = bench.end_of(ref)
+    bench.scheduler.cancel(ref)
+    assert bench.look(ref) == before
+
+
+def test_cancelling_an_unknown_job_is_no_error(bench: Bench) -> None:
+    """There is nothing to end, so nothing happens to others either."""
+    ref = bench.submit("long", "sleep 60")
+    bench.running(ref)
+    bench.scheduler.cancel(replace(ref, name="another"))
+    assert bench.look(ref).state == "RUNNING"
+
+
+def test_cancel_ends_grandchildren(running: Bench) -> None:
+    """Children in the background, in groups and in sessions of their own, end with the job."""
+    ref = running.submit(
+        "family",
+        "set -m\nbash -c 'sleep 61 & echo $!; wait' &\nsetsid bash -c 'echo $$; exec sleep 62' &\nsleep 0.3\n"
+        "echo ready $$\nwait",
+    )
+    words = running.log_with(ref, b"ready").split()
+    pids = [int(word) for word in words if word.isdigit()]
+    assert len(pids) == 3
+    running.scheduler.cancel(ref)
+    assert running.end_of(ref).state == "CANCELLED"
+    wait_until_gone(pids)
+
+
+def test_script_that_ignores_sigterm_is_killed(running: Bench) -> None:
+    """After the grace a cancelled job gets SIGKILL."""
+    ref = running.submit("stubborn", "trap '' TERM\necho ready\nwhile :; do sleep 0.1; done")
+    running.log_with(ref, b"ready")
+    running.scheduler.cancel(ref)
+    end = running.end_of(ref)
+    assert (end.state, end.signal) == ("CANCELLED", 9)
+
+
+def test_nothing_outlives_a_job(running: Bench) -> None:
+    """What a script leaves in the background is gone when the job is reported as ended."""
+    ref = running.submit("leaver", "sleep 63 &\necho $!\nsetsid sleep 64 &\necho $!")
+    assert running.end_of(ref).state == "COMPLETED"
+    wait_until_gone([int(word) for word in running.scheduler.read_log(ref, 100).split()])
+
+
+# --- the job's directory -----------------------------------------------------------------------------------------
+
+
+def test_log_is_what_the_script_printed(bench: Bench) -> None:
+    """Output goes to the log, all of it if it fits."""
+    ref = bench.submit("talker", "echo one\necho two")
+    bench.end_of(ref)
+    assert bench.scheduler.read_log(ref, 1000) == b"one\ntwo\n"
+
+
+def test_log_is_cut_at_the_front(bench: Bench) -> None:
+    """A long log gives its last bytes."""
+    ref = bench.submit("talker", "echo one\necho two")
+    bench.end_of(ref)
+    assert bench.scheduler.read_log(ref, 5) == b"\ntwo\n"
+
+
+def test_waiting_job_has_no_log(bench: Bench) -> None:
+    """A job that has not started has an empty log, not an error."""
+    for n in (1, 2):
+        bench.running(bench.submit(f"j{n}", "sleep 60"))
+    assert bench.scheduler.read_log(bench.submit("third", "echo x"), 100) == b""
+
+
+def test_discarding_twice_is_no_error(bench: Bench) -> None:
+    """After the first time the log is gone; the second time changes nothing."""
+    ref = bench.submit("good", "echo x")
+    bench.end_of(ref)
+    bench.scheduler.discard(ref)
+    bench.scheduler.discard(ref)
+    assert bench.scheduler.read_log(ref, 100) == b""
+
+
+def test_errors_go_to_the_log_too(running: Bench) -> None:
+    """Standard error and output share the log, in the order of writing."""
+    ref = running.submit("talker", "echo out\necho err >&2\necho out again")
+    running.end_of(ref)
+    assert running.scheduler.read_log(ref, 1000) == b"out\nerr\nout again\n"
+
+
+def test_files_are_beside_the_script_and_private(running: Bench) -> None:
+    """The script starts in its directory, where its files are, mode 0600 whatever the umask."""
+    ref = running.submit(
+        "files", "cat data.txt\nstat -c %a data.txt .\n[ -f script.sh ] || exit 4", {"data.txt": b"hello\n"}
+    )
+    assert running.end_of(ref).exit_code == 0
+    assert running.scheduler.read_log(ref, 1000) == b"hello\n600\n700\n"
+
+
+def test_environment_is_clean(running: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret in the environment of the gateway is not in the job's."""
+    monkeypatch.setenv("DIVBASE_S3_SECRET_KEY", "hunter2")
+    ref = running.submit("env", 'env\necho "id=$SLURM_JOB_ID name=$SLURM_JOB_NAME restart=$SLURM_RESTART_COUNT"')
+    running.end_of(ref)
+    log = running.scheduler.read_log(ref, 100_000)
+    assert b"hunter2" not in log
+    assert f"id={ref.job_id} name=env restart=0".encode() in log
+
+
+def test_standard_input_is_empty(running: Bench) -> None:
+    """A script that reads its standard input gets its end at once."""
+    ref = running.submit("reader", "cat\necho end")
+    assert running.end_of(ref).state == "COMPLETED"
+    assert running.scheduler.read_log(ref, 100) == b"end\n"
+
+
+def test_hostile_script_text_arrives_unchanged(running: Bench) -> None:
+    """The script is handed over byte for byte, quotes, dollars and letters beyond ASCII included."""
+    ref = running.submit("quoting", "printf '%s\\n' '$(id) `id` \"å\" \\'")
+    running.end_of(ref)
+    assert running.scheduler.read_log(ref, 1000) == '$(id) `id` "å" \\\n'.encode()
