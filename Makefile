@@ -1,0 +1,58 @@
+# DivBase. `make help` lists what there is to do; `setup` needs nothing but Python 3.11 or later.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+# Tests run side by side, one worker a core.
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: help setup demo test test-fast lint format docs pins bench clean
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with pinned versions of everything
+
+$(STAMP): requirements.txt cli/pyproject.toml jobscripts/pyproject.toml gateway/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "DivBase needs Python 3.11 or later; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	  -e cli -e jobscripts -e gateway
+	@touch $@
+
+demo: $(STAMP) ## A researcher's day on this machine; KEEP=1 leaves DivBase running afterwards
+	$(BIN)/python -m demo $(if $(KEEP),--keep)
+
+test: lint ## Everything: lint, then every test
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-fast: $(STAMP) ## The tests that take no time, without lint
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+lint: $(STAMP) ## ruff, mypy --strict, import contracts, generated pages up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m docs.generate --check
+
+format: $(STAMP) ## Let ruff order imports and lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP) ## Write the generated pages: settings, command line, OpenAPI
+	$(BIN)/python -m docs.generate
+
+bench: $(STAMP) ## Measure: transfers, API latency, query overhead (some minutes)
+	$(BIN)/python -m benchmarks
+
+pins: ## Take the newest versions of everything into requirements.txt
+	rm -rf build/pins && $(PYTHON) -m venv build/pins
+	build/pins/bin/python -m pip install --quiet -r requirements.in
+	build/pins/bin/python -m pip freeze --exclude-editable | grep -v '^divbase' > requirements.txt
+
+clean: ## Remove what was made: .venv, caches, the demo's data
+	rm -rf .venv build demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
