@@ -1,0 +1,1538 @@
+#!/usr/bin/env python3
+"""The node's half of a DivBase job: claims the attempt, moves the files, runs the bcftools processes, reports the end.
+
+It must run on the oldest Python of a compute node (3.6, standard library only) and knows only what `job.json` and the
+manifest say: docs/node-protocol.md is the whole contract. No token and no signed URL ever reaches the log.
+
+    divbase_node.py claim | stage | run | index | push PATH | finish STATUS [REASON]
+
+Exit status: 0 done, 3 the attempt is not ours (nothing was done), 140 and 143 stopped by a signal, 1 anything else.
+"""
+
+import base64
+import collections
+import errno
+import hashlib
+import http.client
+import json
+import os
+import platform
+import queue
+import random
+import re
+import resource
+import secrets
+import selectors
+import shlex
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import urllib.parse
+
+VERSION = "1"
+
+TIMEOUT_S = 60  # without a byte, on any connection
+RETRY_FOR_S = 600  # until the manifest says otherwise
+RANGE_BYTES = 16 << 20
+RANGES_IN_FLIGHT = 16
+PARTS_IN_FLIGHT = 4
+BUFFER_BYTES = 1 << 18
+PROGRESS_EVERY_S = 2.0
+PROGRESS_TIMEOUT_S = 5
+RENEWALS = 3  # fresh URLs that may be refused in a row
+RESENDS = 3  # times that S3 may find the bytes of a part damaged
+GRACE_S = 0.5  # for the other processes to end by themselves after one failed
+LOG_TAIL_BYTES = 16 << 10
+LOG_BYTES = 8 << 20
+WORDS_BYTES = 8 << 10  # of each process's own words that are kept
+LOGGED_LINES = 500  # of each process's own words that are printed
+ENDING_S = {"timed_out": 40, "cancelled": 8}  # how long the last acts may take before SLURM kills the job
+
+EXIT_NOT_OURS = 3
+EXIT_STOPPED = {"timed_out": 140, "cancelled": 143}
+
+# An empty BGZF block ends every whole BGZF file; SAM specification, section 4.1.2.
+BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+BGZF_MAGIC = b"\x1f\x8b\x08\x04"
+
+
+# --- how things end ----------------------------------------------------------------------------------------------
+
+
+class Failed(Exception):
+    """The job has failed: `reason` is a word of the protocol's list, `message` is for the researcher."""
+
+    def __init__(self, reason, message):
+        super(Failed, self).__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class NotOurs(Exception):
+    """The gateway says that somebody else has the attempt, or that it is over."""
+
+
+class Stopped(Exception):
+    """A signal asked for the end; the message is the protocol's reason."""
+
+
+class Trouble(Exception):
+    """Something that may be better in a moment."""
+
+
+class GaveUp(Exception):
+    """Trouble that lasted too long."""
+
+
+class Refused(Exception):
+    """An answer of the 4xx kind, `words` being the server's own."""
+
+    def __init__(self, status, words):
+        super(Refused, self).__init__("%d %s" % (status, words))
+        self.status = status
+        self.words = words
+
+
+# --- the log -----------------------------------------------------------------------------------------------------
+
+_hidden = []  # secrets that must not be printed, whoever put them into a message
+_log_lock = threading.Lock()
+
+
+def redact(text):
+    """The text without secrets and without the query part of any URL."""
+    for secret in _hidden:
+        text = text.replace(secret, "[hidden]")
+    text = re.sub(r"(https?://[^\s?\"'<>]*)\?[^\s\"'<>]*", r"\1?[hidden]", text)
+    return re.sub(r"(?i)X-Amz-[A-Za-z0-9-]+=[^\s&\"'<>]*", "[hidden]", text)
+
+
+def say(text):
+    """A line in job.log; as bytes, because old Pythons in the C locale can print ASCII only."""
+    with _log_lock:
+        sys.stdout.flush()
+        os.write(1, (redact(text) + "\n").encode("utf-8", "backslashreplace"))
+
+
+def readable(size):
+    """A number of bytes in words."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return "%d %s" % (size, unit) if unit == "bytes" else "%.1f %s" % (size, unit)
+        size /= 1000.0
+    return ""
+
+
+# --- the state between two commands ------------------------------------------------------------------------------
+
+
+class State(dict):
+    """What one command leaves for the next: a JSON file, mode 0600, in the scratch folder."""
+
+    def __init__(self, folder):
+        super(State, self).__init__()
+        self.path = os.path.join(folder, "state.json")
+        if os.path.exists(self.path):
+            with open(self.path, encoding="utf-8") as file:
+                self.update(json.load(file))
+
+    def save(self):
+        write_private(self.path + ".new", json.dumps(self).encode("utf-8"))
+        os.replace(self.path + ".new", self.path)
+
+
+class Job(object):
+    """What every command works with: the scratch folder, the state and the gateway."""
+
+    def __init__(self, scratch):
+        with open("job.json", encoding="utf-8") as file:
+            ticket = json.load(file)
+        _hidden.append(ticket["token"])
+        self.scratch = scratch
+        self.state = State(scratch)
+        self.retry_for_s = self.manifest.get("retry_for_s", ticket.get("retry_for_s", RETRY_FOR_S))
+        self.gateway = Gateway(ticket, self.retry_for_s)
+
+    @property
+    def manifest(self):
+        return self.state.get("manifest") or {}
+
+    def path(self, *names):
+        return os.path.join(self.scratch, *names)
+
+    def folder(self, name):
+        os.makedirs(self.path(name), mode=0o700, exist_ok=True)
+
+    def record_time(self, name, started):
+        self.state.setdefault("timings", {})[name] = round(time.monotonic() - started, 3)
+
+    def record_failure(self, reason, message):
+        """Keeps the first failure for `finish`, on a full disk too: then the data makes room."""
+        if self.state.get("failure"):
+            return
+        self.state["failure"] = {"reason": reason, "message": redact(message)[:4000]}
+        try:
+            self.state.save()
+        except OSError:
+            for name in ("tmp", "out", "in"):
+                shutil.rmtree(self.path(name), ignore_errors=True)
+            self.state.save()
+
+
+def write_private(path, content):
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+
+
+# --- HTTP --------------------------------------------------------------------------------------------------------
+
+_connections = threading.local()  # every thread keeps its connections open
+_tls = []  # the one TLS context, once it is needed: it takes long to make
+
+
+class Answer(object):
+    def __init__(self, status, headers, body):
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+def exchange(method, url, headers, body=None, timeout=TIMEOUT_S, consume=None):
+    """One request. `consume` gets the response of a 200 or 206 and must read all of it; raises Trouble, Failed."""
+    parts = urllib.parse.urlsplit(url)
+    pool = _connections.__dict__.setdefault("pool", {})
+    connection, prefix = pool.get(parts[:2]) or connect(parts, timeout)
+    pool[parts[:2]] = (connection, prefix)
+    target = prefix + (parts.path or "/") + ("?" + parts.query if parts.query else "")
+    try:
+        connection.timeout = timeout
+        if connection.sock is not None:
+            connection.sock.settimeout(timeout)
+        connection.request(method, target, body=body, headers=headers)
+        response = connection.getresponse()
+        if consume is not None and response.status in (200, 206):
+            consume(response)
+            return Answer(response.status, response.headers, b"")
+        return Answer(response.status, response.headers, response.read())
+    except (OSError, http.client.HTTPException) as exc:
+        drop(pool, parts)
+        raise Trouble("%s: %s" % (parts.hostname, str(exc) or type(exc).__name__)) from exc
+    except BaseException:
+        drop(pool, parts)
+        raise
+
+
+def drop(pool, parts):
+    connection, _ = pool.pop(parts[:2])
+    connection.close()
+
+
+def connect(parts, timeout):
+    """A connection and what goes before the path: the whole origin when a proxy is asked, else nothing."""
+    proxy = proxy_for(parts)
+    host = proxy or (parts.hostname, parts.port)
+    if parts.scheme != "https":
+        prefix = "http://" + parts.netloc if proxy else ""
+        return http.client.HTTPConnection(host[0], host[1], timeout=timeout), prefix
+    connection = http.client.HTTPSConnection(host[0], host[1], timeout=timeout, context=tls())
+    if proxy:
+        connection.set_tunnel(parts.hostname, parts.port or 443)
+    return connection, ""
+
+
+def tls():
+    """The system's certificates, or those that SSL_CERT_FILE names."""
+    if not _tls:
+        _tls.append(ssl.create_default_context())
+    return _tls[0]
+
+
+def proxy_for(parts):
+    """(host, port) from http_proxy, https_proxy and no_proxy, which many clusters set on their nodes; or None."""
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None
+    import urllib.request  # slow to import, and seldom needed
+
+    proxy = urllib.request.getproxies_environment().get(parts.scheme)
+    if not proxy or urllib.request.proxy_bypass_environment(parts.netloc):
+        return None
+    split = urllib.parse.urlsplit(proxy if "//" in proxy else "//" + proxy)
+    return split.hostname, split.port or 80
+
+
+class Patience(object):
+    """Growing pauses with jitter, from the first trouble on, for so many seconds."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.until = None
+        self.pause = 0.2
+
+    def endure(self, trouble):
+        now = time.monotonic()
+        if self.until is None:
+            self.until = now + self.seconds
+        if now >= self.until:
+            raise GaveUp("%s (tried for %d seconds)" % (trouble, self.seconds))
+        time.sleep(min(self.pause * random.uniform(0.5, 1.0), self.until - now))  # noqa: S311 - no secret
+        self.pause = min(self.pause * 2, 20.0)
+
+
+def is_passing(status):
+    """Whether an HTTP status is worth another try."""
+    return status >= 500 or status in (408, 429)
+
+
+# --- the gateway -------------------------------------------------------------------------------------------------
+
+
+class Gateway(object):
+    """The calls of the protocol, each repeated until it is answered."""
+
+    def __init__(self, ticket, retry_for_s):
+        self.base = "%s/api/v1/attempts/%s/" % (
+            ticket["gateway"].rstrip("/"),
+            urllib.parse.quote(ticket["attempt"], safe=""),
+        )
+        self.headers = {"Authorization": "Bearer " + ticket["token"], "Content-Type": "application/json"}
+        self.retry_for_s = retry_for_s
+
+    def call(self, name, body, retry_for_s=None):
+        """The answer's JSON. Raises NotOurs, Refused (with the gateway's own words), GaveUp."""
+        patience = Patience(self.retry_for_s if retry_for_s is None else retry_for_s)
+        while True:
+            try:
+                return self.call_once(name, body)
+            except Trouble as trouble:
+                patience.endure("the gateway does not answer: %s" % trouble)
+
+    def call_once(self, name, body, timeout=TIMEOUT_S):
+        answer = exchange("POST", self.base + name, self.headers, json.dumps(body).encode("utf-8"), timeout)
+        if answer.status in (401, 409):
+            raise NotOurs(problem_words(answer))
+        if is_passing(answer.status):
+            raise Trouble("%s answered %d" % (name, answer.status))
+        if answer.status >= 300:
+            raise Refused(answer.status, problem_words(answer))
+        try:
+            return json.loads(answer.body.decode("utf-8"))
+        except ValueError as exc:
+            raise Trouble("%s answered something that is not JSON" % name) from exc
+
+
+def problem_words(answer):
+    """What a problem details body (RFC 9457) says, or the start of whatever was answered."""
+    text = answer.body.decode("utf-8", "replace")
+    try:
+        problem = json.loads(text)
+        return "%d %s" % (answer.status, problem.get("detail") or problem.get("title") or "")
+    except (ValueError, AttributeError):
+        return "%d %s" % (answer.status, text[:200])
+
+
+class Progress(object):
+    """Tells the gateway how far a stage is, from one thread of its own; failed calls are forgotten."""
+
+    def __init__(self, gateway, stage, total, measure=None):
+        self.gateway = gateway
+        self.stage = stage
+        self.total = total
+        self.done = 0
+        self.measure = measure
+        self.lock = threading.Lock()
+        self.ended = threading.Event()
+
+    def __enter__(self):
+        start_thread(self.report)
+        return self
+
+    def __exit__(self, *exc):
+        self.ended.set()
+
+    def add(self, count):
+        with self.lock:
+            self.done += count
+
+    def report(self):
+        while not self.ended.is_set():
+            try:
+                self.gateway.call_once("progress", self.body(), PROGRESS_TIMEOUT_S)
+            except Exception:  # noqa: BLE001, S110 - progress is a courtesy; it never ends a job
+                pass
+            self.ended.wait(PROGRESS_EVERY_S)
+
+    def body(self):
+        """A total of 0 says that it is not known how far the stage is."""
+        if self.measure is None:
+            return {"stage": self.stage, "done": min(self.done, self.total), "total": self.total}
+        if not os.path.isdir("/proc/self/fdinfo"):
+            return {"stage": self.stage, "done": 0, "total": 0}
+        self.done = max(self.done, self.measure())
+        return {"stage": self.stage, "done": min(self.done, self.total), "total": self.total}
+
+
+def start_thread(work):
+    thread = threading.Thread(target=work)
+    thread.daemon = True  # a signal must end the program at once, whatever the threads wait for
+    thread.start()
+
+
+def work_through(tasks, threads):
+    """Calls every task, in order, that many at once; the first exception ends it and is raised here."""
+    waiting = queue.Queue()
+    for task in tasks:
+        waiting.put(task)
+    ended = queue.Queue()
+
+    def work():
+        try:
+            while True:
+                waiting.get_nowait()()
+        except queue.Empty:
+            ended.put(None)
+        except BaseException as exc:  # noqa: BLE001 - raised again in the main thread
+            ended.put(exc)
+
+    count = min(threads, len(tasks))
+    for _ in range(count):
+        start_thread(work)
+    for _ in range(count):
+        exc = ended.get()
+        if exc is not None:
+            raise exc
+
+
+# --- claim -------------------------------------------------------------------------------------------------------
+
+
+def claim(job):
+    """Trades the job token for the manifest; a second copy of the job ends here."""
+    job.state["claimant"] = secrets.token_hex(16)
+    job.state["tools"] = tool_versions()
+    tools = job.state["tools"]
+    body = {
+        "claimant": job.state["claimant"],
+        "host": socket.gethostname(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "python": tools["python"],
+        "bcftools": tools["bcftools"],
+    }
+    job.state["manifest"] = job.gateway.call("claim", body)
+    job.state.save()
+    say("claimed: %s job %s, attempt %s" % (job.manifest["kind"], job.manifest["job"], job.manifest["attempt"]))
+    if not tools["bcftools"]:
+        raise Failed(
+            "bcftools_missing",
+            "There is no working bcftools on the PATH of the compute node %s. The site's administrator sets "
+            "how it is found (the script's prologue)." % socket.gethostname(),
+        )
+    say("bcftools %s, htslib %s, Python %s" % (tools["bcftools"], tools["htslib"], tools["python"]))
+
+
+def tool_versions():
+    try:
+        status, output, _ = bcftools(["--version"])
+    except Failed:
+        status, output = 1, b""
+    words = re.search(r"^bcftools (\S+).*?^Using htslib (\S+)", output.decode("utf-8", "replace"), re.M | re.S)
+    found = words.groups() if words and status == 0 else (None, None)
+    return {"bcftools": found[0], "htslib": found[1], "python": platform.python_version(), "helper": VERSION}
+
+
+# --- stage -------------------------------------------------------------------------------------------------------
+
+
+class Copy(object):
+    """A file to be brought to the node: where from, what it must be, and where to.
+
+    `field` is the name of its request in the answer of /urls.
+    """
+
+    def __init__(self, label, number, field, source, path):
+        self.label = label
+        self.key = (number, field)
+        self.request = source["request"]
+        self.size = source["size"]
+        self.etag = source.get("etag")
+        self.sha256 = source.get("sha256")
+        self.path = path
+        self.missing = 0  # spans that are still on their way
+        self.md5_etag = re.match(r"^[0-9a-f]{32}$", self.etag or "") is not None
+
+
+class Span(object):
+    """Bytes [start, start + length) of the object, to be written at `at` of the copy."""
+
+    def __init__(self, start, length, at):
+        self.start = start
+        self.length = length
+        self.at = at
+
+
+def stage(job):
+    """Brings the inputs to `in/` and checks them; writes the sample lists to `samples/`."""
+    started = time.monotonic()
+    job.folder("in")
+    job.folder("samples")
+    for entry in job.manifest["inputs"]:
+        if entry.get("samples") is not None:
+            lines = "".join(name + "\n" for name in entry["samples"])
+            write_private(job.path("samples", "%d.txt" % entry["number"]), lines.encode("utf-8"))
+    copies = [copy for entry in job.manifest["inputs"] for copy in copies_of(job, entry)]
+    total = sum(copy.size for copy in copies)
+    require_space(job, total)
+    with Progress(job.gateway, "staging", total) as progress:
+        Download(job, copies, progress).run()
+    for entry in job.manifest["inputs"]:
+        require_bgzf(staged_path(job, entry), entry["key"])
+    job.record_time("staging_s", started)
+    job.state.save()
+    say("staged: %d files, %s in %.1f s" % (len(copies), readable(total), job.state["timings"]["staging_s"]))
+
+
+def staged_path(job, entry):
+    return job.path("in", "%d.%s" % (entry["number"], entry["format"]))
+
+
+def copies_of(job, entry):
+    path = staged_path(job, entry)
+    copies = [Copy(entry["key"], entry["number"], "request", entry, path)]
+    index = entry.get("index")
+    if index is not None:
+        label = "the index of " + entry["key"]
+        copies.append(Copy(label, entry["number"], "index_request", index, path + "." + index["kind"]))
+    return copies
+
+
+def whole(copy):
+    """The spans of a whole file. (Partial staging will be another function like this one.)"""
+    starts = range(0, copy.size, RANGE_BYTES)
+    return [Span(start, min(RANGE_BYTES, copy.size - start), start) for start in starts]
+
+
+def require_space(job, needed):
+    free = shutil.disk_usage(job.scratch).free
+    if free < needed:
+        raise Failed(
+            "disk_full",
+            "The folder %s on %s has %s free, and the input files need %s."
+            % (job.scratch, socket.gethostname(), readable(free), readable(needed)),
+        )
+
+
+def require_bgzf(path, label):
+    """A BGZF file with its end, or Failed in the user's words."""
+    if not starts_with(path, BGZF_MAGIC):
+        raise Failed("input_corrupt", "%s is not BGZF-compressed: compress it with bgzip or bcftools view -Oz." % label)
+    if not ends_with(path, BGZF_END):
+        raise Failed("input_corrupt", "%s is truncated: the block that ends a BGZF file is not there." % label)
+
+
+def starts_with(path, magic):
+    with open(path, "rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def ends_with(path, end):
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - len(end)))
+        return file.read() == end
+
+
+class Download(object):
+    """Parallel ranges into files, with retries, renewal of expired URLs and a check of every file."""
+
+    def __init__(self, job, copies, progress):
+        self.job = job
+        self.copies = copies
+        self.progress = progress
+        self.lock = threading.Lock()
+        self.generation = 0  # of the URLs
+
+    def run(self):
+        tasks = []
+        for copy in self.copies:
+            write_private(copy.path, b"")
+            spans = whole(copy)
+            copy.missing = len(spans)
+            tasks += [self.task(copy, span) for span in spans]
+        work_through(tasks, RANGES_IN_FLIGHT)
+
+    def task(self, copy, span):
+        def work():
+            self.fetch(copy, span)
+            with self.lock:
+                copy.missing -= 1
+                complete = copy.missing == 0
+            if complete:
+                check_content(copy)
+
+        return work
+
+    def fetch(self, copy, span):
+        patience = Patience(self.job.retry_for_s)
+        renewals = 0
+        received = 0
+        with open(copy.path, "r+b", buffering=0) as file:
+            while received < span.length:
+                with self.lock:
+                    request, generation = copy.request, self.generation
+                receipt = Receipt(copy, span, received, file, self.progress)
+                try:
+                    answer = receipt.take(request)
+                    if answer is not None:
+                        self.refuse(copy, answer)
+                except Expired as expired:
+                    renewals += 1
+                    if renewals > RENEWALS:
+                        words = "S3 refuses even fresh URLs for %s: %s" % (copy.label, expired)
+                        raise Failed("store_unavailable", words) from expired
+                    self.renew(generation)
+                except Trouble as trouble:
+                    endure_store(patience, copy.label, trouble)
+                received = receipt.received
+
+    @staticmethod
+    def refuse(copy, answer):
+        """What an answer other than 200 and 206 means."""
+        words = store_words(answer)
+        if answer.status == 403 or (answer.status == 400 and "Expired" in words):
+            raise Expired(words)
+        if is_passing(answer.status):
+            raise Trouble(words)
+        if answer.status == 404:
+            raise Failed("input_missing", "%s is not in the store any more: %s" % (copy.label, words))
+        if answer.status in (412, 416):
+            raise Failed("input_corrupt", "%s is not the version that was planned with: %s" % (copy.label, words))
+        raise Failed("internal_error", "S3 refuses to hand out %s: %s" % (copy.label, words))
+
+    def renew(self, generation):
+        """Asks for fresh URLs, once for all threads that hold old ones."""
+        with self.lock:
+            if self.generation != generation:
+                return
+            answer = self.job.gateway.call("urls", {})
+            fresh = {}
+            for entry in answer["inputs"]:
+                for field in ("request", "index_request"):
+                    fresh[(entry["number"], field)] = entry.get(field)
+            for copy in self.copies:
+                copy.request = fresh.get(copy.key) or copy.request
+            self.generation += 1
+
+
+class Expired(Exception):
+    """S3 refuses the signature."""
+
+
+class Receipt(object):
+    """One try to receive the rest of a span; `received` counts the bytes of the span that are in the file."""
+
+    def __init__(self, copy, span, received, file, progress):
+        self.copy = copy
+        self.span = span
+        self.received = received
+        self.file = file
+        self.progress = progress
+
+    def take(self, request):
+        """None when the body was received, else the answer that refused it."""
+        first = self.span.start + self.received
+        last = self.span.start + self.span.length - 1
+        headers = dict(request["headers"])
+        headers["Range"] = "bytes=%d-%d" % (first, last)
+        if self.copy.etag:
+            headers["If-Match"] = '"%s"' % self.copy.etag
+        answer = exchange("GET", request["url"], headers, consume=self.consume)
+        return None if answer.status in (200, 206) else answer
+
+    def consume(self, response):
+        self.check(response)
+        buffer = memoryview(bytearray(BUFFER_BYTES))
+        while self.received < self.span.length:
+            count = response.readinto(buffer[: min(BUFFER_BYTES, self.span.length - self.received)])
+            if not count:
+                raise Trouble("the connection ended %d bytes early" % (self.span.length - self.received))
+            self.write(buffer[:count])
+            self.received += count
+            self.progress.add(count)
+        response.read()
+
+    def check(self, response):
+        """The answer must be exactly these bytes of exactly this version."""
+        copy, first = self.copy, self.span.start + self.received
+        expected = "bytes %d-%d/%d" % (first, self.span.start + self.span.length - 1, copy.size)
+        if response.status == 200:  # a server that ignores Range; good enough for a whole file
+            expected, found = str(self.span.length - self.received), response.headers.get("Content-Length")
+            if (first, self.span.length) != (0, copy.size):
+                raise Failed("internal_error", "The S3 server does not answer ranges, which DivBase needs.")
+        else:
+            found = response.headers.get("Content-Range")
+        if found != expected:
+            raise Failed(
+                "input_corrupt",
+                "%s has not the size that it had when it was planned with (%d bytes): S3 says %r instead of %r."
+                % (copy.label, copy.size, found, expected),
+            )
+        etag = (response.headers.get("ETag") or "").strip('"')
+        if copy.etag and etag and etag != copy.etag:
+            raise Failed("input_corrupt", "%s was replaced by another object while the job ran." % copy.label)
+        encryption = response.headers.get("x-amz-server-side-encryption", "")
+        if encryption.startswith("aws:kms") or response.headers.get("x-amz-server-side-encryption-customer-algorithm"):
+            copy.md5_etag = False  # the ETag of such an object is no MD5, whatever it looks like
+
+    def write(self, data):
+        at = self.span.at + self.received
+        try:
+            while data:
+                count = os.pwrite(self.file.fileno(), data, at)
+                data, at = data[count:], at + count
+        except OSError as exc:
+            raise disk_trouble(exc, os.path.dirname(self.copy.path)) or exc from exc
+
+
+def disk_trouble(exc, folder):
+    """The failure behind an OSError that says that a disk is full; None for any other."""
+    if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return Failed("disk_full", "No space is left in %s on %s." % (folder, socket.gethostname()))
+
+
+def endure_store(patience, label, trouble):
+    try:
+        patience.endure("%s: %s" % (label, trouble))
+    except GaveUp as exc:
+        raise Failed("store_unavailable", "S3 did not answer for %s" % exc) from exc
+
+
+def store_words(answer):
+    """The status with S3's own code and message out of its XML."""
+    text = answer.body.decode("utf-8", "replace")
+    found = [re.search(r"<%s>([^<]*)</%s>" % (tag, tag), text) for tag in ("Code", "Message")]
+    return " ".join([str(answer.status)] + [match.group(1) for match in found if match])
+
+
+def check_content(copy):
+    """Compares the strongest checksum that is known: sha256, else an ETag that is an MD5."""
+    if copy.sha256:
+        found, expected, name = digest_of(copy.path, hashlib.sha256()), copy.sha256, "SHA-256"
+    elif copy.md5_etag:
+        found, expected, name = digest_of(copy.path, hashlib.md5()), copy.etag, "MD5"  # noqa: S324 - S3's checksum
+    else:
+        return
+    if found != expected:
+        raise Failed(
+            "input_corrupt",
+            "%s is damaged: its %s is %s and should be %s." % (copy.label, name, found, expected),
+        )
+
+
+def digest_of(path, digest):
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# --- bcftools ----------------------------------------------------------------------------------------------------
+
+
+try:
+    import ctypes
+
+    _prctl = getattr(ctypes.CDLL(None), "prctl", None)
+except (ImportError, OSError):  # a Python that was built without libffi
+    _prctl = None
+
+
+def die_with_parent():
+    """In the child: Linux kills it when this helper is killed, so that no process outlives its job."""
+    if _prctl is not None:
+        _prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG, prctl(2)
+
+
+def start_bcftools(arguments, **options):
+    """A bcftools process. Arguments are text or bytes; the words of a process are on `stderr`, a pipe."""
+    path = shutil.which("bcftools")
+    if path is None:
+        raise Failed("bcftools_missing", "There is no bcftools on the PATH of the node %s." % socket.gethostname())
+    command = [path.encode("utf-8", "surrogateescape")]
+    command += [word if isinstance(word, bytes) else word.encode("utf-8") for word in arguments]
+    try:
+        return subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=die_with_parent, **options)
+    except OSError as exc:
+        if exc.errno == errno.ENOMEM:
+            raise Failed("out_of_memory", "The node has no memory left to start bcftools.") from exc
+        raise Failed("bcftools_missing", "bcftools could not be started: %s" % exc.strerror) from exc
+
+
+def bcftools(arguments, cwd=None):
+    """Runs bcftools to its end: (status, output, words)."""
+    process = start_bcftools(arguments, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    try:
+        output, words = process.communicate()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return process.returncode, output, words.decode("utf-8", "replace")
+
+
+def build_index(job, path, output):
+    """bcftools index --csi of a file that this job wrote."""
+    arguments = ["index", "--csi", "--force", "--output", output, path]
+    status, _, words = bcftools(arguments, job.scratch)
+    if status != 0 or has_error(words):
+        raise process_failure(job, [word.encode("utf-8") for word in arguments], status, words)
+
+
+def has_error(words):
+    """htslib marks errors with [E::; some bcftools exit 0 all the same."""
+    return "[E::" in words
+
+
+# --- run ---------------------------------------------------------------------------------------------------------
+
+
+class Process(object):
+    """One line of the pipeline file, and what became of it. `id` is text, `argv` bytes."""
+
+    def __init__(self, words):
+        split = words.index(b"--")
+        options = collections.deque(word.decode("utf-8") for word in words[:split])
+        self.argv = words[split + 1 :]
+        self.id = options.popleft()
+        self.sources = []
+        self.materialise = False
+        self.output = None
+        while options:
+            option = options.popleft()
+            if option == "--from":
+                self.sources.append(options.popleft())
+            elif option == "--output":
+                self.output = options.popleft()
+            elif option == "--materialise":
+                self.materialise = True
+            else:
+                raise ValueError("unknown option %s" % option)
+        self.level = 0
+        self.popen = None
+        self.status = None
+        self.ended = None  # when, on the monotonic clock
+        self.killed = False  # by us
+        self.words = b""
+        self.unfinished_line = b""
+        self.lines = 0
+        self.erred = False
+
+    def hear(self, data):
+        """Keeps and prints what the process says, both bounded."""
+        lines = (self.unfinished_line + data).split(b"\n")
+        self.unfinished_line = lines.pop()[-WORDS_BYTES:]
+        for line in lines:
+            self.hear_line(line)
+
+    def hear_line(self, line):
+        self.erred = self.erred or b"[E::" in line
+        kept = self.words + line + b"\n"
+        self.words = kept if len(kept) <= WORDS_BYTES else kept[: WORDS_BYTES // 2] + kept[-WORDS_BYTES // 2 :]
+        self.lines += 1
+        if self.lines <= LOGGED_LINES:
+            say("%s: %s" % (self.id, line.decode("utf-8", "replace")))
+        elif self.lines == LOGGED_LINES + 1:
+            say("%s: (it says more, which is left out here)" % self.id)
+
+    @property
+    def failed(self):
+        return self.status is not None and (self.status != 0 or self.erred)
+
+    def text(self):
+        return self.words.decode("utf-8", "replace")
+
+
+def read_pipeline(path):
+    """The processes that `pipe` noted down: for each a count and so many words, each ended by a NUL."""
+    with open(path, "rb") as file:
+        words = file.read().split(b"\0")
+    processes = []
+    at = 0
+    while at < len(words) - 1:
+        count = int(words[at].decode("ascii"))
+        processes.append(Process(words[at + 1 : at + 1 + count]))
+        at += 1 + count
+    check_pipeline(processes)
+    return processes
+
+
+def check_pipeline(processes):
+    """Sources come first and are read once; only the last process has no reader."""
+    unread = []
+    for process in processes:
+        for source in process.sources:
+            if source not in unread:
+                raise ValueError("%s reads %s, which is not there" % (process.id, source))
+            unread.remove(source)
+        unread.append(process.id)
+    if not processes or unread != [processes[-1].id] or processes[-1].output is None:
+        raise ValueError("the pipeline does not end in one process with an output")
+    assign_levels(processes)
+
+
+def assign_levels(processes):
+    """Processes of one level run at once; the reader of a materialised output is a level later."""
+    by_id = {process.id: process for process in processes}
+    for process in processes:
+        sources = [by_id[source] for source in process.sources]
+        process.level = max([source.level + source.materialise for source in sources] + [0])
+    for process in reversed(processes):
+        for source in process.sources:
+            if not by_id[source].materialise:
+                by_id[source].level = process.level
+
+
+class Pipeline(object):
+    """The processes at work."""
+
+    def __init__(self, job, processes):
+        self.job = job
+        self.processes = processes
+        self.by_id = {process.id: process for process in processes}
+        self.ends = {}  # id of a process -> the descriptor to read its output from
+
+    def run(self):
+        try:
+            for level in range(self.processes[-1].level + 1):
+                current = [process for process in self.processes if process.level == level]
+                for process in current:
+                    self.start(process)
+                self.watch(current)
+                self.judge()
+                for process in current:
+                    if process.materialise:
+                        build_index(self.job, materialised(process), materialised(process) + ".csi")
+        finally:
+            self.kill()
+
+    def start(self, process):
+        inputs, standard_input, passed = self.inputs_of(process)
+        argv = process.argv + inputs
+        writing_end = self.output_of(process)
+        if process.materialise:
+            argv = [b"-Ob1" if word == b"-Ou" else word for word in argv]  # it waits on the disk, so keep it small
+        try:
+            process.popen = start_bcftools(
+                argv, cwd=self.job.scratch, stdin=standard_input, stdout=writing_end, pass_fds=passed
+            )
+        finally:
+            for end in passed + [end for end in (standard_input, writing_end) if end != subprocess.DEVNULL]:
+                os.close(end)
+
+    def inputs_of(self, process):
+        """(words to append, standard input, descriptors to pass on)."""
+        names, passed = [], []
+        for source in process.sources:
+            if self.by_id[source].materialise:
+                names.append(materialised(self.by_id[source]).encode("utf-8"))
+            elif len(process.sources) == 1:
+                return [b"-"], self.ends.pop(source), []
+            else:
+                passed.append(self.ends.pop(source))
+                names.append(b"/dev/fd/%d" % passed[-1])
+        return names, subprocess.DEVNULL, passed
+
+    def output_of(self, process):
+        if process.output is not None:
+            return subprocess.DEVNULL  # it writes the file itself
+        if process.materialise:
+            path = self.job.path(materialised(process))
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        self.ends[process.id], writing_end = os.pipe()
+        return writing_end
+
+    def watch(self, processes):
+        """Reads every stderr and waits for every process; after a failure the rest have a moment to end."""
+        selector = selectors.DefaultSelector()
+        for process in processes:
+            selector.register(process.popen.stderr, selectors.EVENT_READ, process)
+        deadline = None
+        while any(process.status is None for process in processes):
+            for key, _ in selector.select(0.1):
+                data = os.read(key.fd, 1 << 16)
+                if data:
+                    key.data.hear(data)
+                else:
+                    selector.unregister(key.fileobj)
+            for process in processes:
+                note_end(process)
+            if deadline is None and any(process.failed for process in processes):
+                deadline = time.monotonic() + GRACE_S
+            if deadline is not None and time.monotonic() > deadline:
+                self.kill()
+        for key in list(selector.get_map().values()):
+            drain(key.data)
+        selector.close()
+
+    def kill(self):
+        """Ends every process that is still there; the pipes' own ends are closed."""
+        for process in self.processes:
+            if process.popen is not None and process.status is None and process.popen.poll() is None:
+                process.killed = True
+                process.popen.kill()
+        for process in self.processes:
+            if process.popen is not None and process.status is None:
+                process.popen.wait()
+                note_end(process)
+        while self.ends:
+            os.close(self.ends.popitem()[1])
+
+    def judge(self):
+        """Raises the failure of the process that failed first of all, not of those that it took with it."""
+        failed = [process for process in self.processes if process.failed and not process.killed]
+        if not failed:
+            return
+        causes = [process for process in failed if not self.is_consequence(process)] or failed
+        cause = causes[0]
+        if any(process.status == -signal.SIGTERM for process in failed):
+            time.sleep(0.2)  # the same signal is on its way to us, which raises Stopped
+            raise Stopped("cancelled")
+        raise process_failure(self.job, cause.argv, cause.status, cause.text())
+
+    def is_consequence(self, process):
+        """A writer whose reader went away first."""
+        readers = [other for other in self.processes if process.id in other.sources]
+        if not readers:
+            return False
+        if process.status == -signal.SIGPIPE:
+            return True
+        left_first = readers[0].ended is not None and process.ended is not None and readers[0].ended <= process.ended
+        return left_first and re.search("broken pipe|cannot write|write error|failed to write", process.text(), re.I)
+
+    def bytes_read(self):
+        """How much of the staged inputs the processes have read, as the system knows it (Linux)."""
+        folder = os.path.realpath(self.job.path("in")) + os.sep
+        return sum(input_bytes_read(process, folder, self.job) for process in self.processes if process.popen)
+
+
+def materialised(process):
+    return "tmp/%s.bcf" % process.id
+
+
+def note_end(process):
+    if process.status is None and process.popen.poll() is not None:
+        drain(process)
+        process.ended = time.monotonic()
+        process.status = process.popen.returncode
+
+
+def drain(process):
+    """The last words of a process that ended."""
+    if process.popen.stderr.closed:
+        return
+    os.set_blocking(process.popen.stderr.fileno(), False)
+    try:
+        for data in iter(lambda: os.read(process.popen.stderr.fileno(), 1 << 16), b""):
+            process.hear(data)
+    except BlockingIOError:
+        pass
+    if process.unfinished_line:
+        process.hear(b"\n")
+
+
+def input_bytes_read(process, folder, job):
+    if process.status is not None:
+        paths = {job.path(word.decode("utf-8", "replace")) for word in process.argv if word.startswith(b"in/")}
+        return sum(os.path.getsize(path) for path in paths if os.path.exists(path))
+    proc = "/proc/%d/" % process.popen.pid
+    try:
+        return sum(position(proc, number) for number in os.listdir(proc + "fd") if is_in(folder, proc + "fd/" + number))
+    except OSError:  # it ended while we looked
+        return 0
+
+
+def is_in(folder, link):
+    return os.readlink(link).startswith(folder)
+
+
+def position(proc, number):
+    with open(proc + "fdinfo/" + number) as file:
+        return int(file.readline().split()[1])
+
+
+# What bcftools and htslib (1.16 to 1.24) say of a file that is not whole.
+DAMAGED_WORDS = re.compile(
+    r"truncated|EOF marker|bgzf_read|bgzf_uncompress|Inflate operation|CRC32 checksum|BCF read error|"
+    r"Exec format error|cannot be usefully indexed|not compressed with bgzip|unknown file type|Invalid BCF",
+    re.I,
+)
+UNSORTED_WORDS = re.compile(r"Unsorted positions|blocks not continuous|not in the same order|unsorted", re.I)
+FULL_WORDS = re.compile(r"No space left on device|Disk quota exceeded", re.I)
+MEMORY_WORDS = re.compile(r"Cannot allocate memory|Out of memory|bad_alloc", re.I)
+
+
+def process_failure(job, argv, status, words):
+    """The Failed for a bcftools process: its command and its own words, and what they mean where that is known."""
+    command = shown_command(argv)
+    said = "\n".join(line for line in words.splitlines() if "[W::" not in line).strip() or words.strip()
+    if status == -signal.SIGKILL:
+        return Failed(
+            "out_of_memory",
+            "%s was killed by the system, most often because the job used more memory than it had asked for." % command,
+        )
+    if FULL_WORDS.search(words):
+        free = readable(shutil.disk_usage(job.scratch).free)
+        return Failed(
+            "disk_full", "No space is left in %s on %s (%s free)." % (job.scratch, socket.gethostname(), free)
+        )
+    if MEMORY_WORDS.search(words):
+        return Failed("out_of_memory", "%s had not enough memory: %s" % (command, said))
+    keys = [e["key"] for e in job.manifest.get("inputs", []) if os.fsencode(input_word(e)) in argv]
+    if keys and DAMAGED_WORDS.search(words):
+        return Failed("input_corrupt", "%s cannot be read whole. bcftools says: %s" % (keys[0], said))
+    if status < 0:
+        outcome = "was ended by signal %d" % -status
+    else:
+        outcome = "ended with status %d" % status if status else "reported an error although it ended with status 0"
+    return Failed("bcftools_failed", "%s %s: %s" % (command, outcome, said or "(it said nothing)"))
+
+
+def input_word(entry):
+    return "in/%d.%s" % (entry["number"], entry["format"])
+
+
+def shown_command(argv):
+    text = " ".join(["bcftools"] + [shlex.quote(word.decode("utf-8", "replace")) for word in argv])
+    return text if len(text) <= 600 else text[:600] + "..."
+
+
+def run(job):
+    """Runs the pipeline; then the result is checked, indexed and counted."""
+    started = time.monotonic()
+    raise_open_files()
+    for name in ("tmp", "out"):
+        job.folder(name)
+    processes = read_pipeline(job.path("pipeline"))
+    pipeline = Pipeline(job, processes)
+    total = sum(entry["size"] for entry in job.manifest["inputs"])
+    with Progress(job.gateway, "running", total, pipeline.bytes_read):
+        pipeline.run()
+    result = processes[-1].output
+    require_result(job, result)
+    build_index(job, result, result + ".csi")
+    job.state["commands"] = [shown_argv(process) for process in processes]
+    job.state["counts"] = {"records": count_records(job, result), "samples": count_samples(job, result)}
+    job.record_time("running_s", started)
+    job.state.save()
+    say(
+        "ran: %d processes in %.1f s; %d records, %d samples"
+        % (
+            len(processes),
+            job.state["timings"]["running_s"],
+            job.state["counts"]["records"],
+            job.state["counts"]["samples"],
+        )
+    )
+
+
+def shown_argv(process):
+    return {
+        "id": process.id,
+        "argv": ["bcftools"] + [word.decode("utf-8", "replace") for word in process.argv],
+        "from": process.sources,
+        "materialise": process.materialise,
+    }
+
+
+def raise_open_files():
+    """A wide merge has more files open than the usual soft limit allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):
+        say("the limit of open files could not be raised")
+
+
+def require_result(job, result):
+    path = job.path(result)
+    if not os.path.exists(path) or not ends_with(path, BGZF_END):
+        raise Failed("bcftools_failed", "bcftools ended without an error, but its result is not a whole BGZF file.")
+
+
+def count_records(job, path):
+    status, output, words = bcftools(["index", "--nrecords", path], job.scratch)
+    if status != 0 or not output.strip().isdigit():
+        raise Failed("bcftools_failed", "The records of the result could not be counted: %s" % words)
+    return int(output)
+
+
+def count_samples(job, path):
+    status, output, words = bcftools(["query", "--list-samples", path], job.scratch)
+    if status != 0:
+        raise Failed("bcftools_failed", "The header of %s could not be read: %s" % (os.path.basename(path), words))
+    return len(output.splitlines())
+
+
+# --- index -------------------------------------------------------------------------------------------------------
+
+
+def index(job):
+    """Builds the missing index of the one input, or says in plain words why it cannot be built."""
+    started = time.monotonic()
+    job.folder("out")
+    entry = job.manifest["inputs"][0]
+    arguments = ["index", "--csi", "--force", "--output", "out/index.csi", input_word(entry)]
+    with Progress(job.gateway, "running", 0):
+        status, _, words = bcftools(arguments, job.scratch)
+        for line in words.splitlines():
+            say("index: " + line)
+        if status != 0 or has_error(words):
+            raise index_failure(job, entry, arguments, status, words)
+        status, header, words = bcftools(["view", "--header-only", input_word(entry)], job.scratch)
+        if status != 0 or has_error(words) or b"#CHROM" not in header:
+            raise Failed("input_corrupt", "The header of %s cannot be read: %s" % (entry["key"], words.strip()))
+    job.state["counts"] = {
+        "records": count_records(job, "out/index.csi"),
+        "samples": count_samples(job, input_word(entry)),
+    }
+    job.record_time("running_s", started)
+    job.state.save()
+    say("indexed: %d records, %d samples" % (job.state["counts"]["records"], job.state["counts"]["samples"]))
+
+
+def index_failure(job, entry, arguments, status, words):
+    if UNSORTED_WORDS.search(words):
+        return Failed(
+            "unsorted",
+            "%s is not sorted by chromosome and position, so it cannot be indexed: sort it with bcftools sort. "
+            "bcftools says: %s" % (entry["key"], words.strip().splitlines()[0]),
+        )
+    return process_failure(job, [word.encode("utf-8") for word in arguments], status, words)
+
+
+# --- push --------------------------------------------------------------------------------------------------------
+
+
+def push(job, path):
+    """Sends the result with its index and the record of how it was made; of an index job, the index."""
+    started = time.monotonic()
+    total = os.path.getsize(job.path(path))
+    with Progress(job.gateway, "pushing", total) as progress:
+        if job.manifest["kind"] == "index":
+            send(job, "index", path, progress)
+        else:
+            send(job, "result", path, progress)
+            send(job, "index", path + ".csi", progress)
+            job.record_time("pushing_s", started)
+            record = json.dumps(provenance(job), indent=1, sort_keys=True).encode("utf-8")
+            write_private(job.path("out", "provenance.json"), record)
+            send(job, "provenance", "out/provenance.json", progress)
+    job.record_time("pushing_s", started)
+    job.state["pushed"] = True
+    job.state.save()
+
+
+def send(job, role, path, progress):
+    with open(job.path(path), "rb") as file:
+        output = Upload(job, os.path.basename(path), role, file, progress).run(job.retry_for_s)
+    job.state.setdefault("outputs", []).append(output)
+    say("pushed: %s, %s" % (output["name"], readable(output["size"])))
+
+
+def provenance(job):
+    """How the result was made: enough to make it again, and to see that it is the same."""
+    facts = ("number", "key", "size", "etag", "sha256", "samples")
+    state = job.state
+    return {
+        "request": job.manifest.get("provenance"),
+        "job": job.manifest["job"],
+        "attempt": job.manifest["attempt"],
+        "inputs": [{name: entry.get(name) for name in facts} for entry in job.manifest["inputs"]],
+        "commands": state.get("commands", []),
+        "tools": state.get("tools", {}),
+        "counts": state.get("counts", {}),
+        "timings": state.get("timings", {}),
+        "outputs": state.get("outputs", []),
+    }
+
+
+class Upload(object):
+    """One output on its way to S3: whole, or in parts of the manifest's size."""
+
+    def __init__(self, job, name, role, file, progress=None):
+        self.job = job
+        self.name = name
+        self.role = role
+        self.file = file
+        self.progress = progress
+        self.part_size = job.manifest["part_size"]
+        self.lock = threading.Lock()
+        self.generation = 0  # of the URLs
+
+    def run(self, retry_for_s):
+        """What /finish says of it."""
+        self.retry_for_s = retry_for_s
+        self.measure()
+        self.announce()
+        numbers = range(1, len(self.md5s) + 1)
+        etags = {}
+
+        def task(number):
+            def work():
+                etags[number] = self.put(number)
+
+            return work
+
+        work_through([task(number) for number in numbers], PARTS_IN_FLIGHT)
+        parts = [{"number": number, "etag": etags[number]} for number in numbers]
+        stored = self.ask("outputs/complete", {"name": self.name, "upload": self.upload, "parts": parts})
+        return {
+            "name": self.name,
+            "role": self.role,
+            "size": self.size,
+            "sha256": self.sha256,
+            "version_id": stored["version_id"],
+            "etag": stored["etag"],
+        }
+
+    def measure(self):
+        """Size, SHA-256 of the whole and MD5 of every part, in one reading; an empty file is one empty part."""
+        whole_digest = hashlib.sha256()
+        self.md5s = []
+        self.size = 0
+        self.file.seek(0)
+        while True:
+            part, length = hashlib.md5(), 0  # noqa: S324 - Content-MD5 is what S3 checks
+            while length < self.part_size:
+                block = self.file.read(min(1 << 20, self.part_size - length))
+                if not block:
+                    break
+                whole_digest.update(block)
+                part.update(block)
+                length += len(block)
+            if length or not self.md5s:
+                self.md5s.append(base64.b64encode(part.digest()).decode("ascii"))
+            self.size += length
+            if length < self.part_size:
+                break
+        self.sha256 = whole_digest.hexdigest()
+
+    def announce(self):
+        body = {"name": self.name, "role": self.role, "size": self.size, "sha256": self.sha256, "md5s": self.md5s}
+        answer = self.ask("outputs", body)
+        self.upload = answer["upload"]
+        self.requests = {entry["number"]: entry["request"] for entry in answer["requests"]}
+
+    def ask(self, name, body):
+        try:
+            return self.job.gateway.call(name, body, self.retry_for_s)
+        except Refused as exc:
+            raise Failed("upload_failed", "The gateway does not accept %s: %s" % (self.name, exc.words)) from exc
+
+    def renew(self, generation):
+        with self.lock:
+            if self.generation == generation:
+                self.announce()
+                self.generation += 1
+
+    def put(self, number):
+        """Sends one part until S3 has it; returns its ETag."""
+        patience = Patience(self.retry_for_s)
+        refusals, damaged = 0, 0
+        while True:
+            with self.lock:
+                request, generation = self.requests[number], self.generation
+            try:
+                answer = self.put_once(number, request)
+            except Trouble as trouble:
+                endure_store(patience, self.name, trouble)
+                continue
+            words = store_words(answer)
+            if answer.status in (200, 201, 204):
+                return (answer.headers.get("ETag") or "").strip('"')
+            if answer.status == 403 and refusals < RENEWALS:
+                refusals += 1
+                self.renew(generation)
+            elif answer.status == 400 and "Digest" in words and damaged < RESENDS:
+                damaged += 1
+            elif is_passing(answer.status):
+                endure_store(patience, self.name, words)
+            else:
+                raise Failed("upload_failed", "S3 does not accept %s: %s" % (self.name, words))
+
+    def put_once(self, number, request):
+        start = (number - 1) * self.part_size
+        length = min(self.part_size, self.size - start)
+        body = Slice(self.file, start, length)
+        headers = dict(request["headers"])
+        headers["Content-Length"] = str(length)
+        answer = exchange(request["method"], request["url"], headers, body)
+        if self.progress is not None and answer.status < 300:
+            self.progress.add(length)
+        return answer
+
+
+class Slice(object):
+    """A part of a file as a request body; reads by position, so that threads can share the file."""
+
+    def __init__(self, file, start, length):
+        self.file = file
+        self.at = start
+        self.end = start + length
+
+    def read(self, size=-1):
+        wanted = self.end - self.at if size < 0 else min(size, self.end - self.at)
+        data = os.pread(self.file.fileno(), wanted, self.at)
+        self.at += len(data)
+        return data
+
+
+# --- finish ------------------------------------------------------------------------------------------------------
+
+
+def finish(job, status, reason):
+    """Ships the log and tells the gateway how it ended. Returns the exit status: 0 only if the gateway took it."""
+    if not job.manifest or job.state.get("not_ours"):
+        say("nothing is reported: this run does not have the attempt")
+        return 0 if status else 1
+    report = final_report(job, status, reason)
+    say(closing_words(report))
+    budget = ENDING_S.get(report["reason"], job.retry_for_s)
+    log = ship_log(job, min(budget / 2.0, 30))
+    if log is not None:
+        report["outputs"].append(log)
+    report["log_tail"] = redact(read_tail("job.log", LOG_TAIL_BYTES).decode("utf-8", "replace"))
+    job.gateway.call("finish", report, budget)
+    return 0
+
+
+def final_report(job, status, reason):
+    failure = job.state.get("failure")
+    succeeded = status == 0 and job.state.get("pushed") and not failure
+    if not succeeded and not failure:
+        failure = guessed_failure(status, reason)
+    return {
+        "status": "succeeded" if succeeded else "failed",
+        "reason": None if succeeded else failure["reason"],
+        "message": None if succeeded else failure["message"],
+        "outputs": list(job.state.get("outputs", [])),
+        "counts": job.state.get("counts", {}),
+        "timings": job.state.get("timings", {}),
+        "tools": job.state.get("tools", {}),
+    }
+
+
+def closing_words(report):
+    if report["status"] == "succeeded":
+        return "finished: succeeded"
+    return "finished: %s: %s" % (report["reason"], report["message"])
+
+
+STOPPED_WORDS = {
+    "timed_out": "The job came near its time limit and was stopped. Ask for less, or for more time.",
+    "cancelled": "The job was cancelled.",
+}
+
+
+def guessed_failure(status, reason):
+    """For an end that no command could record itself."""
+    if reason in STOPPED_WORDS:
+        return {"reason": reason, "message": STOPPED_WORDS[reason]}
+    if status == 128 + signal.SIGKILL:
+        words = "The job's helper was killed by the system, most often because the job used too much memory."
+        return {"reason": "out_of_memory", "message": words}
+    return {"reason": "internal_error", "message": "The script ended with status %d for no known reason." % status}
+
+
+def ship_log(job, retry_for_s):
+    """job.log as it is now, as an output; None where it could not be sent, which is no reason to fail."""
+    content = redact(read_tail("job.log", LOG_BYTES).decode("utf-8", "replace")).encode("utf-8")
+    path = job.path("job.log")
+    try:
+        write_private(path, content)
+        with open(path, "rb") as file:
+            return Upload(job, "job.log", "log", file).run(retry_for_s)
+    except (Failed, GaveUp, OSError) as exc:
+        say("the log could not be sent: %s" % exc)
+        return None
+
+
+def read_tail(path, size):
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - size))
+            return file.read()
+    except OSError:
+        return b""
+
+
+# --- the command line --------------------------------------------------------------------------------------------
+
+
+def listen_to_signals():
+    """SIGTERM: cancelled. SIGUSR2: the time limit is near. Both end the command at once."""
+
+    def stop(number, _frame):
+        for each in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped("timed_out" if number == signal.SIGUSR2 else "cancelled")
+
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def perform(job, arguments):
+    command = arguments[0]
+    if command == "finish":
+        return finish(job, int(arguments[1]), arguments[2] if len(arguments) > 2 else None)
+    if command == "push":
+        push(job, arguments[1])
+    else:
+        {"claim": claim, "stage": stage, "run": run, "index": index}[command](job)
+    return 0
+
+
+def explain(exc, job):
+    """(reason, message) of an exception that ends a command."""
+    if isinstance(exc, Failed):
+        return exc.reason, exc.message
+    if isinstance(exc, Stopped):
+        return str(exc), STOPPED_WORDS[str(exc)]
+    if isinstance(exc, MemoryError):
+        return "out_of_memory", "The helper had not enough memory."
+    if isinstance(exc, OSError) and disk_trouble(exc, job.scratch):
+        return "disk_full", disk_trouble(exc, job.scratch).message
+    if isinstance(exc, GaveUp):
+        return "internal_error", str(exc)
+    say("".join(traceback.format_exception(type(exc), exc, exc.__traceback__)))
+    return "internal_error", "A fault of DivBase's own: %s: %s" % (type(exc).__name__, exc)
+
+
+def main(arguments):
+    job = Job(os.environ["DIVBASE_SCRATCH"])
+    if arguments[0] != "finish":
+        listen_to_signals()
+    try:
+        return perform(job, arguments)
+    except NotOurs as exc:
+        say("this attempt is not ours: %s" % exc)
+        job.state["not_ours"] = True
+        job.state.save()
+        return EXIT_NOT_OURS
+    except BaseException as exc:  # noqa: BLE001 - whatever it is, it is recorded and said
+        reason, message = explain(exc, job)
+        say("%s failed: %s: %s" % (arguments[0], reason, message))
+        if arguments[0] != "finish":
+            job.record_failure(reason, message)
+        return EXIT_STOPPED.get(reason, 1)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # threads may still wait for an answer that nobody needs any more
