@@ -146,7 +146,9 @@ from pathlib import Path
 from tests.contract.test_scheduler import SystemClock
 from divbase_gateway.local.scheduler import LocalScheduler
 from divbase_gateway.ports import Submission
+import structlog
 import time
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for accepted ids
 scheduler = LocalScheduler(Path(sys.argv[1]), 2, SystemClock(), cores=2)
 scheduler.start()
 for n in range(int(sys.argv[2])):
