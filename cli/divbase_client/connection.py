@@ -15,7 +15,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from divbase_client.errors import GatewayUnreachable, InvalidSettings, UnexpectedAnswer, api_error
-from divbase_client.models import Page, Problem
+from divbase_client.models import Page, Problem, Wire
 from divbase_client.retry import Retry, seconds_of_retry_after
 
 A = TypeVar("A", bound=BaseModel)
@@ -93,7 +93,7 @@ class Connection:
     def post(self, path: str, answer: type[A], body: BaseModel | None = None, *, creates: bool = False) -> A:
         """Repeatable: either the route is safe to repeat, or (`creates`) an Idempotency-Key makes it so."""
         headers = {"Idempotency-Key": str(uuid.uuid4())} if creates else {}
-        return self._read(self._send("POST", path, body=body, headers=headers), answer)
+        return self._read(self._send("POST", path, body=body or Wire(), headers=headers), answer)
 
     def put(self, path: str, answer: type[A], body: BaseModel) -> A:
         return self._read(self._send("PUT", path, body=body), answer)

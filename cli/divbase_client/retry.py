@@ -27,7 +27,7 @@ class Retry:
     def pause(self, attempt: int, retry_after: float | None = None) -> float:
         """Seconds to wait after failed try number `attempt` (from 1)."""
         grown = min(self.longest, self.first * 2 ** (attempt - 1))
-        own = grown * _RANDOM.uniform(0.5, 1.0)
+        own: float = grown * _RANDOM.uniform(0.5, 1.0)
         return own if retry_after is None else max(own, min(retry_after, self.patience))
 
 

@@ -172,7 +172,7 @@ def read_pieces(path: Path, start: int, length: int, stopped: threading.Event) -
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         while length:
-            count = file.readinto(buffer[: min(length, len(buffer))])  # type: ignore[arg-type]
+            count = file.readinto(buffer[: min(length, len(buffer))])
             if not count:
                 raise ChecksumMismatch(f"{path} became shorter while it was read.", hint="Run the same again.")
             if stopped.is_set():
