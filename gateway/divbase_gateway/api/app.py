@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from divbase_client.models import Problem
+from fastapi import FastAPI
 
 from divbase_gateway.api.deps import Gateway
 from divbase_gateway.api.errors import install_error_handlers
@@ -22,6 +24,20 @@ NOUNS = ("health", "users", "keys", "projects", "files", "uploads", "metadata", 
 
 def create_app(gateway: Gateway) -> FastAPI:
     """The app of this gateway. It starts and stops nothing: who runs it closes the gateway."""
+    app = _bare_app(max_body_bytes=gateway.settings.server.max_body_mib * 1024 * 1024)
+    app.state.gateway = gateway
+    app.state.readiness = Readiness(gateway.sessions, gateway.store, gateway.scheduler, gateway.clock)
+    install_error_handlers(app)
+    app.add_middleware(RequestLog)
+    return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI document of the routes; it is the same for every site."""
+    return _bare_app().openapi()
+
+
+def _bare_app(max_body_bytes: int | None = None) -> FastAPI:
     app = FastAPI(
         title="DivBase",
         version=VERSION,
@@ -29,19 +45,12 @@ def create_app(gateway: Gateway) -> FastAPI:
         openapi_url=f"{PREFIX}/openapi.json",
         docs_url=f"{PREFIX}/docs",
         redoc_url=None,
-        max_body_size=gateway.settings.server.max_body_mib * 1024 * 1024,
+        max_body_size=max_body_bytes,
+        responses={"default": {"description": "Any error", "model": Problem}},
     )
-    app.state.gateway = gateway
-    app.state.readiness = Readiness(gateway.sessions, gateway.store, gateway.scheduler, gateway.clock)
-    for router in _routers():
-        app.include_router(router, prefix=PREFIX)
-    install_error_handlers(app)
-    app.add_middleware(RequestLog)
+    for module in _modules():
+        app.include_router(module.router, prefix=PREFIX)
     return app
-
-
-def _routers() -> list[APIRouter]:
-    return [module.router for module in _modules()]
 
 
 def _modules() -> list[ModuleType]:

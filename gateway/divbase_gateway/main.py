@@ -1,0 +1,193 @@
+"""The operator's commands: `divbase-gateway`. Each reads the settings, does one thing and says what it did.
+
+It must not know rules or adapters: those are in `services` and behind `bootstrap`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+import uvicorn
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from divbase_gateway import bootstrap, doctor
+from divbase_gateway.api.app import create_app, openapi_document
+from divbase_gateway.db import migrate as schema
+from divbase_gateway.db.session import Database
+from divbase_gateway.domain.errors import DivBaseError
+from divbase_gateway.logs import set_up_logs
+from divbase_gateway.services import keys, users
+from divbase_gateway.settings import LoadedSettings, Settings, load, markdown
+
+app = typer.Typer(
+    name="divbase-gateway",
+    help="Runs and looks after a DivBase gateway.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="Settings file (TOML); default: $DIVBASE_CONFIG, else ./divbase.toml if there."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def run() -> None:
+    """The entry point: our errors become one line and exit status 1."""
+    try:
+        app()
+    except DivBaseError as error:
+        sys.stderr.write(f"error: {error.message}\n")
+        if error.hint:
+            sys.stderr.write(f"{error.hint}\n")
+        sys.exit(1)
+
+
+@app.command()
+def settings(
+    config: Config = None,
+    as_json: AsJson = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation.")] = False,
+) -> None:
+    """Print every setting and where its value comes from; secrets are masked.
+
+    Example: divbase-gateway settings --config /etc/divbase.toml
+    """
+    if as_markdown:
+        typer.echo(markdown(), nl=False)
+        return
+    loaded = load(config)
+    if as_json:
+        typer.echo(json.dumps([asdict(line) for line in loaded.lines()], indent=2))
+    else:
+        _print_settings(loaded)
+
+
+@app.command()
+def serve(config: Config = None) -> None:
+    """Serve the API, follow the jobs, until Ctrl-C or SIGTERM.
+
+    Example: divbase-gateway serve --config /etc/divbase.toml
+    """
+    values = load(config).settings
+    set_up_logs(values.server.log_format, values.server.log_level)
+    schema.require_head(values.database.url)
+    gateway = bootstrap.build(values)
+    gateway.start()
+    try:
+        structlog.get_logger().info("server.started", version=version("divbase-gateway"), url=values.server.laptop_url)
+        # Our own layer logs every request, and without the query strings that uvicorn would log.
+        uvicorn.run(
+            create_app(gateway),
+            host=values.server.host,
+            port=values.server.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+        )
+    finally:
+        gateway.stop()
+
+
+@app.command()
+def init(
+    email: Annotated[str, typer.Option("--email", help="Email address of the first site admin.")],
+    name: Annotated[str, typer.Option("--name", help="Their name.")] = "",
+    config: Config = None,
+) -> None:
+    """Set a new site up: make the tables and the first site admin, and print an API key, once.
+
+    Run again it says that all is done and changes nothing.
+
+    Example: divbase-gateway init --email ada@example.org
+    """
+    values = load(config).settings
+    schema.upgrade(values.database.url)
+    database = Database(values.database.url, pool_size=1)
+    try:
+        key = _create_first_admin(database, email, name, values)
+    finally:
+        database.close()
+    if key is None:
+        return
+    # Only the key is on standard output, so that a script can take it from there.
+    typer.echo("The first site admin's API key, which is not shown again:", err=True)
+    typer.echo(key)
+
+
+@app.command()
+def migrate(config: Config = None) -> None:
+    """Bring the database's schema to this program's version. Stop the gateway first.
+
+    Example: divbase-gateway migrate
+    """
+    url = load(config).settings.database.url
+    before = schema.current(url)
+    schema.upgrade(url)
+    after = schema.current(url)
+    typer.echo(f"The schema is at revision {after}." if before == after else f"Migrated from {before} to {after}.")
+
+
+@app.command("doctor")
+def examine(config: Config = None, as_json: AsJson = False) -> None:
+    """Look at database, S3, scheduler and bcftools, and say what to do about each failure. Exit status 1 if any.
+
+    Example: divbase-gateway doctor
+    """
+    checks = doctor.examine(load(config).settings)
+    if as_json:
+        typer.echo(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        table = Table("check", "", "found", "what to do")
+        for check in checks:
+            state = Text("ok", "green") if check.ok else Text("failed", "red")
+            table.add_row(check.name, state, check.words, "" if check.ok else check.hint or "")
+        Console(markup=False, highlight=False).print(table)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the API; docs/openapi.json is this.
+
+    Example: divbase-gateway openapi > docs/openapi.json
+    """
+    typer.echo(json.dumps(openapi_document(), indent=2, ensure_ascii=False))
+
+
+# `divbase-gateway up`, the whole stack on one machine, is registered here: app.command("up")(…)
+
+
+def _create_first_admin(database: Database, email: str, name: str, values: Settings) -> str | None:
+    """The text of the admin's new key; None where there is a site admin, after saying so."""
+    now = bootstrap.SystemClock().now()
+    with database.write() as session:
+        admin = users.first_admin(session)
+        if admin is not None:
+            typer.echo(f"This site is set up already; {admin.email} is its site admin. Nothing was changed.", err=True)
+            return None
+        admin = users.create_user(session, email, name, is_admin=True, now=now)
+        created = keys.create_key(session, admin, "first key", None, now, values.limits.keys_per_user)
+        return str(created.text)
+
+
+def _print_settings(loaded: LoadedSettings) -> None:
+    table = Table("setting", "value", "source", title=f"file: {loaded.file or 'none'}")
+    for line in loaded.lines():
+        table.add_row(line.name, line.value, line.source)
+    Console(markup=False, highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    run()
