@@ -119,13 +119,18 @@ def read_version(
     return table
 
 
-def load_table(store: ObjectStore, session: Session, project: ProjectRow) -> LoadedTable | None:
+def load_table(store: ObjectStore, session: Session, project: ProjectRow) -> SampleTable | None:
     """The project's sample table as it is now, or None where there is none.
 
     Raises:
         InvalidMetadata: there is one, with these faults.
         StoreUnavailable: the store does not answer.
     """
+    loaded = _load(store, session, project)
+    return None if loaded is None else loaded.table
+
+
+def _load(store: ObjectStore, session: Session, project: ProjectRow) -> LoadedTable | None:
     file = rows.find_file(session, project.id, METADATA_KEY)
     if file is None or file.deleted_at is not None or file.current is None:
         return None
@@ -141,7 +146,7 @@ def need_table(store: ObjectStore, session: Session, project: ProjectRow) -> Loa
         NotFound: there is none; the hint says how to make one.
         InvalidMetadata, StoreUnavailable: as `load_table`.
     """
-    loaded = load_table(store, session, project)
+    loaded = _load(store, session, project)
     if loaded is None:
         raise NotFound(
             f"Project {project.name} has no sample metadata ({METADATA_KEY}).",

@@ -6,8 +6,8 @@ another's S3 requests. It knows no settings file and no HTTP.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -18,8 +18,9 @@ from divbase_gateway.db import files as file_rows
 from divbase_gateway.db import uploads as rows
 from divbase_gateway.db.models import FileVersionRow, ProjectRow, UploadRow, UserRow
 from divbase_gateway.db.session import Database
+from divbase_gateway.domain.checksums import etag_of_parts, md5_of_etag
 from divbase_gateway.domain.errors import Conflict, InvalidRequest, NotFound
-from divbase_gateway.domain.files import FileFormat, format_of, validate_key
+from divbase_gateway.domain.files import FileFormat, validate_key
 from divbase_gateway.domain.ids import new_id
 from divbase_gateway.ports import Audience, Clock, ObjectInfo, ObjectStore, Part, PresignedRequest
 from divbase_gateway.services import versions
@@ -110,9 +111,18 @@ def part_size_for(size: int, part_size: int) -> int:
 
 
 def prepare_upload(
-    database: Database, store: ObjectStore, limits: UploadLimits, project: ProjectRow, content: NewContent
+    database: Database,
+    store: ObjectStore,
+    clock: Clock,
+    limits: UploadLimits,
+    project: ProjectRow,
+    user: UserRow,
+    content: NewContent,
 ) -> Prepared:
-    """Find out what is to be sent, and begin a multipart upload at S3 where that is needed. No row is written.
+    """Find out what is to be sent, and begin a multipart upload at S3 where that is needed.
+
+    No row is written, but where S3 has the whole object already and the gateway died before it was recorded: that is
+    finished here.
 
     Raises:
         InvalidName: the key, or its type, is not allowed.
@@ -131,10 +141,17 @@ def prepare_upload(
         parts = _parts_there(store, project.bucket, open_upload)
         if parts is not None:
             return Prepared(_begun(open_upload, parts), content)
+        joined = _find_object(store, project.bucket, open_upload)
+        if joined is not None and joined.size == content.size:
+            latest = _latest_version(store, project.bucket, content.key)
+            file = _record_completed(database, store, clock, project, user, open_upload, joined, latest)
+            return Prepared(BegunUpload(None, UploadMode.UNCHANGED, file=file), content)
     return _prepare_anew(store, limits, project, content, open_upload.id if open_upload else None)
 
 
-def record_upload(session: Session, prepared: Prepared, project: ProjectRow, user: UserRow, now: datetime) -> BegunUpload:
+def record_upload(
+    session: Session, prepared: Prepared, project: ProjectRow, user: UserRow, now: datetime
+) -> BegunUpload:
     """Write the row of a prepared upload."""
     if prepared.replaces:
         forgotten = rows.find_upload(session, project.id, prepared.replaces, lock=True)
@@ -278,8 +295,21 @@ def complete_upload(
     """
     with database.read() as session:
         upload = _get_upload(session, project, upload_id)
-    if upload.done is not None:
-        return upload.done
+    stored = upload.done or _complete(database, store, clock, project, user, upload, parts)
+    if stored.format is FileFormat.INDEX:
+        versions.adopt_user_index(database, store, project, stored.key)
+    return stored
+
+
+def _complete(
+    database: Database,
+    store: ObjectStore,
+    clock: Clock,
+    project: ProjectRow,
+    user: UserRow,
+    upload: OpenUpload,
+    parts: Sequence[Part],
+) -> StoredFile:
     _check_stated(upload, parts)
     info = _join(store, project.bucket, upload, parts)
     if info.size != upload.content.size or info.etag != _etag_of(upload, parts):
@@ -287,9 +317,7 @@ def complete_upload(
     latest = _latest_version(store, project.bucket, upload.content.key)
     stored = _record_completed(database, store, clock, project, user, upload, info, latest)
     if stored.version_id != info.version_id:  # two completes at once made two equal versions
-        store.delete_version(project.bucket, info.key, info.version_id)
-    elif format_of(stored.key) is FileFormat.INDEX:
-        versions.adopt_user_index(database, store, project, stored.key)
+        _remove_version(store, project.bucket, info)
     return stored
 
 
@@ -327,7 +355,7 @@ def _record_completed(
             )
             row.completed_at, row.version_row_id = now, version.id
             return versions.stored_file(file, version)
-    store.delete_version(project.bucket, info.key, info.version_id)
+    _remove_version(store, project.bucket, info)
     raise Conflict(
         f"The upload of {upload.content.key!r} was aborted while it was being completed.",
         hint="Upload the file again.",
@@ -342,6 +370,8 @@ def _check_stated(upload: OpenUpload, parts: Sequence[Part]) -> None:
             f"The upload of {upload.content.key!r} has {len(sizes)} part(s); name all of them, in order.",
             details={"upload": upload.id, "parts": len(sizes)},
         )
+    for part in parts:
+        _check_md5(upload, part)
     wrong = [part.number for part, size in zip(parts, sizes, strict=True) if part.size != size]
     if wrong:
         raise InvalidRequest(
@@ -351,6 +381,17 @@ def _check_stated(upload: OpenUpload, parts: Sequence[Part]) -> None:
         )
 
 
+def _check_md5(upload: OpenUpload, part: Part) -> None:
+    try:
+        md5_of_etag(part.etag)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"The etag of part {part.number} of {upload.content.key!r} is not an MD5 in hex: {part.etag!r}.",
+            hint="It is the MD5 of the bytes that were sent, 32 hex digits.",
+            details={"upload": upload.id, "numbers": [part.number]},
+        ) from error
+
+
 def _join(store: ObjectStore, bucket: str, upload: OpenUpload, parts: Sequence[Part]) -> ObjectInfo:
     """The object that the upload became, joined from its parts where it has some."""
     if upload.s3_upload_id is not None:
@@ -358,7 +399,8 @@ def _join(store: ObjectStore, bucket: str, upload: OpenUpload, parts: Sequence[P
             there = store.list_parts(bucket, upload.content.key, upload.s3_upload_id)
             _check_arrived(upload, parts, there)
             joined = store.complete_multipart(bucket, upload.content.key, upload.s3_upload_id, parts)
-            return store.head(bucket, upload.content.key, joined.version_id)
+            if joined.metadata.get(UPLOAD_MARK) == upload.id:  # and not an equal one that another upload brought
+                return joined
         except NotFound:
             pass  # completed before, by a call whose answer was lost; or S3 has forgotten it
     info = _find_object(store, bucket, upload)
@@ -387,11 +429,7 @@ def _etag_of(upload: OpenUpload, parts: Sequence[Part]) -> str:
     """The ETag that S3 gives an object: its MD5; of a multipart upload the MD5 of the parts' MD5s and their number."""
     if upload.s3_upload_id is None:
         return parts[0].etag
-    try:
-        joined = b"".join(bytes.fromhex(part.etag) for part in parts)
-    except ValueError as error:
-        raise InvalidRequest("The etag of a part is the hex MD5 of its bytes.") from error
-    return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(parts)}"
+    return etag_of_parts([md5_of_etag(part.etag) for part in parts])
 
 
 def _find_object(store: ObjectStore, bucket: str, upload: OpenUpload) -> ObjectInfo | None:
@@ -409,6 +447,11 @@ def _find_object(store: ObjectStore, bucket: str, upload: OpenUpload) -> ObjectI
             if info.metadata.get(UPLOAD_MARK) == upload.id:
                 return info
     return None
+
+
+def _remove_version(store: ObjectStore, bucket: str, info: ObjectInfo) -> None:
+    with suppress(NotFound):  # another call was faster
+        store.delete_version(bucket, info.key, info.version_id)
 
 
 def _latest_version(store: ObjectStore, bucket: str, key: str) -> str | None:
@@ -429,7 +472,7 @@ def _refuse_object(
             return done
         if row is not None:
             session.delete(row)
-    store.delete_version(project.bucket, info.key, info.version_id)
+    _remove_version(store, project.bucket, info)
     raise Conflict(
         f"What arrived in S3 as {info.key!r} is not what was sent: {info.size:,} bytes, ETag {info.etag}.",
         hint="It was removed. Upload the file again.",
@@ -463,7 +506,7 @@ def abort_upload(database: Database, store: ObjectStore, project: ProjectRow, up
         if upload_ended:
             info = _find_object(store, project.bucket, upload)
             if info is not None:
-                store.delete_version(project.bucket, info.key, info.version_id)
+                _remove_version(store, project.bucket, info)
             return
     raise Conflict(
         f"The upload of {upload.content.key!r} is completed.",

@@ -5,7 +5,6 @@ It opens its own sessions so that no write lock is held while S3 is read; it doe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -14,7 +13,7 @@ from sqlalchemy.orm import Session
 from divbase_gateway.db import files as rows
 from divbase_gateway.db.models import FileRow, FileVersionRow, ProjectRow, UserRow
 from divbase_gateway.db.session import Database
-from divbase_gateway.domain.errors import DivBaseError, InvalidMetadata
+from divbase_gateway.domain.errors import InvalidMetadata
 from divbase_gateway.domain.files import (
     METADATA_KEY,
     RESERVED_PREFIXES,
@@ -149,6 +148,7 @@ def record(
         session.add(version)
         session.flush()
         _request_index(session, project_id, seen.key, version, asked_by, now)
+    version.sha256 = version.sha256 or seen.sha256
     current = session.get(FileVersionRow, file.current_id) if file.current_id else None
     if current is None or latest in (None, seen.version_id) or current.version_id != latest:
         file.current_id = version.id
@@ -166,9 +166,12 @@ def adopt_user_index(database: Database, store: ObjectStore, project: ProjectRow
     with database.read() as session:
         file = rows.find_file(session, project.id, variant_key)
         version = file.current if file and file.deleted_at is None else None
-        if version is None or version.state not in (FileState.INDEXING, FileState.READY):
+        if version is None or not _can_use_an_index(version) or format_of(variant_key) not in rows.VARIANT_FORMATS:
             return
-        if format_of(variant_key) not in rows.VARIANT_FORMATS:
+        if any(
+            (index.key, index.version_id) == (version.index_key, version.index_version_id)
+            for index in index_candidates(session, project.id, variant_key)[:1]
+        ):
             return
     info = _object_info(variant_key, version)
     seen = look_at(database, store, project, info, version.sha256).file
@@ -179,6 +182,11 @@ def adopt_user_index(database: Database, store: ObjectStore, project: ProjectRow
         current = rows.find_version(session, file.id, info.version_id)
         if current is not None:
             rows.set_catalogued(current, seen)
+
+
+def _can_use_an_index(version: FileVersionRow) -> bool:
+    """Also true of a file whose index job failed, since its header was read before that."""
+    return version.state in (FileState.INDEXING, FileState.READY) or version.index_job is not None
 
 
 def is_own(index: IndexRef) -> bool:
