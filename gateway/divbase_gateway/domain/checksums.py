@@ -26,17 +26,20 @@ def etag_of_object(md5: bytes) -> str:
     return md5.hex()
 
 
-def etag_of_parts(md5s: Sequence[bytes]) -> str:
+def etag_of_parts(md5s: Sequence[bytes], *, multipart: bool = True) -> str:
     """The ETag, without quotes, of an object that was joined from parts: the MD5 of their MD5s, and their number.
 
     Args:
         md5s: the 16-byte MD5 of every part, in part order.
+        multipart: False for an object that was stored in one piece, which has one "part" and its MD5 for an ETag.
 
     Raises:
-        ValueError: there is no part.
+        ValueError: there is no part, or there are several of an object in one piece.
     """
-    if not md5s:
-        raise ValueError("a multipart upload has at least one part")
+    if not md5s or (len(md5s) > 1 and not multipart):
+        raise ValueError(f"an object {'joined from parts' if multipart else 'in one piece'} has not {len(md5s)} parts")
+    if not multipart:
+        return etag_of_object(md5s[0])
     return f"{md5_of(b''.join(md5s)).hex()}-{len(md5s)}"
 
 
