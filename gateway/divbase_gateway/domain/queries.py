@@ -55,7 +55,8 @@ class PlannedInput:
 
     Attributes:
         number: 1-based, in key order; the node stages it as `in/<number>.vcf.gz` (or `.bcf`) with its index beside.
-        samples: the selected samples in the order of the file's header; None when the file is not cut down.
+        samples: what the node writes to `samples/<number>.txt`: the selected samples in the order of the result (that
+            of the header of the group's first file); None when the file is neither cut down nor reordered.
         group: 1-based number of the concat group that the file belongs to.
         bytes_needed: bytes to read of it, index included.
     """
@@ -82,7 +83,8 @@ class Process:
         argv: the arguments after `bcftools`, without inputs that come from other processes.
         sources: ids of the processes whose output it reads. One source arrives as `-` (standard input), several as
             /dev/fd paths appended to argv in this order.
-        materialise: its output is written to an indexed BCF before its reader starts, because the reader seeks.
+        materialise: its output is written to an indexed BCF before its reader starts, because the reader seeks or opens
+            it twice (`concat` does). Its argv then has `-Ob1`, which can be indexed, in place of `-Ou`.
             Where a source is materialised, the reader gets the file's path instead of a /dev/fd path.
         output: path relative to the job's scratch folder that the process writes itself (the last process only).
     """

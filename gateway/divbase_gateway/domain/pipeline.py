@@ -1,0 +1,192 @@
+"""Turns chosen, grouped files and steps into the bcftools processes of a job, and says which may stream.
+
+It knows bcftools: what it can read from a pipe and in which order it writes. It knows nothing of requests or costs.
+
+What bcftools does, and what follows from it (seen in its source and in 1.24):
+
+- `view` filters by -i, -e, -v, -m, -k and -f before it cuts samples with -S, and by counts (-c, -q, -u …) after.
+  Where a cut has to come first and the first step has a filter that would see the uncut samples, the cut is a process
+  of its own before it.
+- `concat` opens every input twice (headers first), so it cannot read pipes: its sources are written to indexed BCFs.
+- `merge --no-index` reads pipes, but only if all headers have the same contigs in the same order and records follow
+  it. Otherwise its sources are written to indexed BCFs too, and it seeks.
+- Both make the combined header by first appearance over their inputs, and write contigs in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from divbase_gateway.domain.combining import Group, Member, header_contigs, plain_concat_order, union_contigs
+from divbase_gateway.domain.queries import CombineKind, OutputFormat, Process
+from divbase_gateway.domain.regions import format_regions, parse_regions, sort_by_contig
+from divbase_gateway.domain.steps import Step, Steps
+
+WIDTH = 64
+"""Most inputs of one merge or overlapping concat: more open files make bcftools slower, and hit limits of nodes."""
+
+STREAM = "-Ou"
+STORED = "-Ob1"  # an index needs BGZF, so no -Ou; level 1 costs least
+_MOVES_TO_CUT = ("regions", "regions-overlap", "targets", "targets-overlap")
+_ALSO_FOR_CUT = ("no-update",)
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """A member with its number in the plan and the samples that it is cut down to (None: not cut).
+
+    `keep_counts`: the samples are only reordered, so INFO/AC and AN stay as they are.
+    """
+
+    number: int
+    member: Member
+    samples: tuple[str, ...] | None
+    keep_counts: bool = False
+
+    @property
+    def path(self) -> str:
+        return f"in/{self.number}.{self.member.file.format.value}"
+
+
+@dataclass(frozen=True)
+class Output:
+    """The result's format, level and path below the job's scratch folder."""
+
+    format: OutputFormat
+    level: int
+    path: str
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        letter = "z" if self.format is OutputFormat.VCF_GZ else "b"
+        return (f"-O{letter}{self.level}", "-o", self.path)
+
+
+def build_processes(
+    groups: Sequence[Group], numbered: Sequence[Numbered], steps: Steps, kind: CombineKind, output: Output
+) -> tuple[Process, ...]:
+    """The processes, every source before its reader; the last one writes `output`."""
+    by_key = {entry.member.file.key: entry for entry in numbered}
+    processes: list[Process] = []
+    if kind is CombineKind.SINGLE:
+        processes.extend(_chain(numbered[0], steps))
+        return (*processes[:-1], _write(processes[-1], output))
+    streams = kind is not CombineKind.CONCAT and _can_stream(groups)
+    heads: list[str] = []
+    for number, group in enumerate(groups, start=1):
+        concat = len(group.members) > 1
+        order = plain_concat_order(group.members) if concat else None
+        ends: list[str] = []
+        for member in order or group.members:
+            chain = _chain(by_key[member.file.key], steps)
+            processes.extend([*chain[:-1], _store(chain[-1]) if concat or not streams else chain[-1]])
+            ends.append(chain[-1].id)
+        if concat:
+            mode = () if order else ("--allow-overlaps",)
+            joined = _tree(f"c{number}", ends, ("concat", "--no-version", *mode), stored=True, flat=order is not None)
+            last = joined[-1] if streams else _store(joined[-1])
+            processes.extend([*joined[:-1], last])
+            ends = [last.id]
+        heads.extend(ends)
+    if kind is CombineKind.CONCAT:
+        return (*processes[:-1], _write(replace(processes[-1], materialise=False), output))
+    mode = ("--no-index",) if streams else ()
+    processes.extend(_tree("m", heads, ("merge", *mode, "--no-version"), stored=not streams))
+    processes.append(_write(Process("out", ("view", "--no-version", STREAM), sources=(processes[-1].id,)), output))
+    return tuple(processes)
+
+
+def _can_stream(groups: Sequence[Group]) -> bool:
+    headers = set()
+    for group in groups:
+        order = (plain_concat_order(group.members) if len(group.members) > 1 else None) or group.members
+        headers.add(union_contigs(map(header_contigs, order)))
+    return len(headers) == 1
+
+
+def _tree(name: str, sources: Sequence[str], argv: tuple[str, ...], stored: bool, flat: bool = False) -> list[Process]:
+    """One process over all sources, or a tree of them with at most WIDTH sources each; the order is kept.
+
+    `stored`: the processes read indexed files, so those between have to be stored. `flat`: no limit (plain concat has
+    one input open at a time).
+    """
+    processes: list[Process] = []
+    level = 0
+    names = list(sources)
+    while len(names) > WIDTH and not flat:
+        level += 1
+        parts = _even_parts(names)
+        for index, part in enumerate(parts, start=1):
+            process = Process(f"{name}.{level}.{index}", (*argv, STREAM), sources=tuple(part))
+            processes.append(_store(process) if stored else process)
+        names = [f"{name}.{level}.{index}" for index in range(1, len(parts) + 1)]
+    processes.append(Process(name, (*argv, STREAM), sources=tuple(names)))
+    return processes
+
+
+def _even_parts(names: Sequence[str]) -> list[list[str]]:
+    """As few parts of at most WIDTH as possible, their sizes within one of each other: none of a single source."""
+    count = -(-len(names) // WIDTH)
+    edges = [round(index * len(names) / count) for index in range(count + 1)]
+    return [list(names[start:end]) for start, end in pairwise(edges)]
+
+
+def _store(process: Process) -> Process:
+    return replace(process, argv=tuple(STORED if word == STREAM else word for word in process.argv), materialise=True)
+
+
+def _write(process: Process, output: Output) -> Process:
+    """The same process, writing the result; a reader of the file argument keeps it last."""
+    index = process.argv.index(STREAM) if STREAM in process.argv else process.argv.index(STORED)
+    argv = (*process.argv[:index], *output.argv, *process.argv[index + 1 :])
+    return replace(process, argv=argv, output=output.path)
+
+
+# --- one file --------------------------------------------------------------------------------------------------------
+
+
+def _chain(entry: Numbered, steps: Steps) -> list[Process]:
+    """The processes of one file: its steps in order, the cut where it belongs, the file read by the first."""
+    argvs = _argvs(entry, steps)
+    argvs[0] = (*argvs[0], entry.path)
+    name = f"f{entry.number}"
+    ids = [name] if len(argvs) == 1 else [f"{name}.{index}" for index in range(1, len(argvs) + 1)]
+    sources = [(), *((previous,) for previous in ids[:-1])]
+    return [Process(id_, argv, source) for id_, argv, source in zip(ids, argvs, sources, strict=True)]
+
+
+def _argvs(entry: Numbered, steps: Steps) -> list[tuple[str, ...]]:
+    cut = _cut_argv(entry)
+    marked = None if entry.keep_counts else steps.cut_at
+    at = marked or 0
+    rest = [_step_argv(step, entry) for step in steps.steps]
+    first = steps.steps[0]
+    if cut and marked is None and (entry.keep_counts or first.sees_uncut_samples):
+        also = _ALSO_FOR_CUT if not entry.keep_counts else ()
+        moved = _step_argv(first, entry, only=(*_MOVES_TO_CUT, *also))
+        return [(*moved, *cut), _step_argv(first, entry, without=_MOVES_TO_CUT), *rest[1:]]
+    return [(*argv, *cut) if index == at else argv for index, argv in enumerate(rest)]
+
+
+def _cut_argv(entry: Numbered) -> tuple[str, ...]:
+    if entry.samples is None:
+        return ()
+    keep = ("--no-update",) if entry.keep_counts else ()
+    return (*keep, "--samples-file", f"samples/{entry.number}.txt")
+
+
+def _step_argv(step: Step, entry: Numbered, only: Sequence[str] = (), without: Sequence[str] = ()) -> tuple[str, ...]:
+    """`view` with the step's options; regions in the order of this file's header, those of other files left out."""
+    words = ["view", "--no-version", STREAM]
+    for given in step.options:
+        if given.option.long in without or (only and given.option.long not in only):
+            continue
+        words.extend(_regions_argv(given.value, entry) if given.option.long == "regions" else given.argv)
+    return tuple(words)
+
+
+def _regions_argv(value: str | None, entry: Numbered) -> tuple[str, str]:
+    regions = sort_by_contig(parse_regions(value or ""), header_contigs(entry.member))
+    return ("--regions", format_regions(regions))

@@ -1,0 +1,221 @@
+"""Makes a Plan from a request and the catalogue: a pure function, so that a bad request fails in the answer.
+
+It knows the order in which things are decided; each decision lives in a module of its own (`choosing`, `combining`,
+`pipeline`, `estimates`). No bytes are read and nothing is asked of anybody.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from divbase_gateway.domain.choosing import ChosenFiles, ChosenSamples, check_contigs, choose_files, choose_samples
+from divbase_gateway.domain.combining import Group, Member, group_members, kind_of
+from divbase_gateway.domain.errors import InvalidName, InvalidRequest, InvalidSelection, InvalidStep
+from divbase_gateway.domain.estimates import estimate
+from divbase_gateway.domain.files import CataloguedFile
+from divbase_gateway.domain.pipeline import Numbered, Output, build_processes
+from divbase_gateway.domain.plans import digest_plan, plan_from_dict, plan_to_dict
+from divbase_gateway.domain.queries import CombineKind, Plan, PlannedInput, QueryRequest
+from divbase_gateway.domain.samples import SampleTable, list_some
+from divbase_gateway.domain.steps import Steps, parse_steps
+
+__all__ = ["make_plan", "plan_from_dict", "plan_to_dict", "validate_result_name"]
+
+_RESULT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
+
+def validate_result_name(name: str) -> str:
+    """Return `name` if it can name a result: 1 to 100 letters, digits, `.`, `_`, `-`, no `.` or `-` first.
+
+    Raises:
+        InvalidName: with what would be right.
+    """
+    if not _RESULT_NAME.fullmatch(name):
+        raise InvalidName(
+            f"{name!r} cannot name a result.",
+            hint="Use 1 to 100 letters, digits, '.', '_' and '-', beginning with a letter, a digit or '_'.",
+            details={"name": name},
+        )
+    return name
+
+
+def make_plan(request: QueryRequest, catalogue: Sequence[CataloguedFile], table: SampleTable | None) -> Plan:
+    """Decide everything about a query.
+
+    Args:
+        catalogue: every current file of the project, in any order.
+        table: the project's sample metadata; None where there is none. Needed for `where` only.
+
+    Raises:
+        InvalidRequest: any of its kinds, when the request cannot be answered as it is.
+    """
+    validate_result_name(request.name)
+    if not 0 <= request.level <= 9:
+        raise InvalidRequest(f"{request.level} is no compression level.", hint="Use 0 to 9.")
+    steps = parse_steps(request.command)
+    chosen = choose_files(request.files, catalogue)
+    check_contigs([*(region.contig for region in steps.regions), *steps.target_contigs], chosen.files)
+    asked = choose_samples(request.selection, chosen.files, table, catalogue)
+    _check_private(steps, asked)
+    members = _members(chosen.files, steps, asked)
+    groups = group_members(members)
+    return _assemble(request, steps, chosen, asked, groups)
+
+
+def _check_private(steps: Steps, asked: ChosenSamples) -> None:
+    for step in steps.steps:
+        if asked.names is None and (step.has("private") or step.has("exclude-private")):
+            raise InvalidStep(
+                f"--private in step {step.number} compares the chosen samples with the rest of their file, "
+                "and with all samples chosen there is no rest.",
+                hint="Choose samples with --where or --samples.",
+                details={"step": step.number, "position": 0, "allowed": []},
+            )
+
+
+def _members(files: Sequence[CataloguedFile], steps: Steps, asked: ChosenSamples) -> tuple[Member, ...]:
+    """The files, in key order, that have selected samples and records on the contigs asked for."""
+    contigs = {region.contig for region in steps.regions} or None
+    some_have_samples = any(file.samples for file in files)
+    members = []
+    for file in files:
+        data = tuple(c.name for c in file.contigs if c.variants != 0 and (contigs is None or c.name in contigs))
+        samples = file.samples if asked.names is None else tuple(n for n in file.samples if n in asked.names)
+        if data and (samples or not some_have_samples):
+            members.append(Member(file, samples, data))
+    if not members:
+        raise _nothing_there(files, steps, asked)
+    return tuple(members)
+
+
+def _nothing_there(files: Sequence[CataloguedFile], steps: Steps, asked: ChosenSamples) -> InvalidSelection:
+    who = "the files" if asked.names is None else "the files of the selected samples"
+    where = f" on {list_some(list(dict.fromkeys(r.contig for r in steps.regions)))}" if steps.regions else ""
+    return InvalidSelection(
+        f"There are no records{where} in {who}.",
+        hint="`divbase files info KEY` shows how many records a file has on each contig.",
+        details={"unknown": [str(region) for region in steps.regions], "known": [file.key for file in files[:20]]},
+    )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What is known once files are grouped: their numbers in the plan, and the samples of the result."""
+
+    numbered: tuple[Numbered, ...]
+    group_of: dict[str, int]
+    samples: tuple[str, ...]
+
+
+def _lay_out(groups: Sequence[Group], asked: ChosenSamples) -> _Layout:
+    group_of = {m.file.key: number for number, group in enumerate(groups, start=1) for m in group.members}
+    members = sorted((m for group in groups for m in group.members), key=lambda m: m.file.key)
+    numbered = []
+    for number, member in enumerate(members, start=1):
+        order = groups[group_of[member.file.key] - 1].samples
+        if asked.names is not None:
+            numbered.append(Numbered(number, member, order))
+        elif member.samples != order:
+            numbered.append(Numbered(number, member, order, keep_counts=True))
+        else:
+            numbered.append(Numbered(number, member, None))
+    return _Layout(tuple(numbered), group_of, tuple(name for group in groups for name in group.samples))
+
+
+def _assemble(
+    request: QueryRequest, steps: Steps, chosen: ChosenFiles, asked: ChosenSamples, groups: Sequence[Group]
+) -> Plan:
+    kind = kind_of(groups)
+    layout = _lay_out(groups, asked)
+    name = f"{request.name}.{request.output.value}"
+    output = Output(request.output, request.level, f"out/{name}")
+    processes = build_processes(groups, layout.numbered, steps, kind, output)
+    inputs = tuple(_planned_input(entry, layout.group_of) for entry in layout.numbered)
+    cost = estimate(inputs, processes, len(layout.samples), _share(layout.numbered))
+    dropped, warnings = _dropped(asked, layout.samples, chosen.files)
+    plan = Plan(
+        inputs=inputs,
+        processes=processes,
+        combine=kind,
+        samples=() if steps.drops_genotypes else layout.samples,
+        dropped_samples=dropped,
+        regions=tuple(str(region) for region in steps.regions),
+        output=request.output,
+        output_name=name,
+        bytes_total=cost.bytes_total,
+        bytes_needed=cost.bytes_needed,
+        memory_mb=cost.memory_mb,
+        cores=cost.cores,
+        minutes=cost.minutes,
+        scratch_mb=cost.scratch_mb,
+        warnings=(*chosen.warnings, *asked.warnings, *warnings, *_copies(inputs, kind), *_no_samples(chosen, asked)),
+    )
+    return replace(plan, digest=digest_plan(plan))
+
+
+def _planned_input(entry: Numbered, group_of: dict[str, int]) -> PlannedInput:
+    file = entry.member.file
+    assert file.index is not None  # noqa: S101 - choose_files lets no file through without
+    return PlannedInput(
+        number=entry.number,
+        key=file.key,
+        version_id=file.version_id,
+        size=file.size,
+        etag=file.etag,
+        sha256=file.sha256,
+        format=file.format.value,
+        index=file.index,
+        samples=entry.samples,
+        group=group_of[file.key],
+        bytes_needed=file.size + file.index.size,
+    )
+
+
+def _share(numbered: Sequence[Numbered]) -> float:
+    """The share of the inputs' records that lie on the contigs asked for; 1 where an index has not counted."""
+    counts = [(c.variants, c.name in set(entry.member.data)) for entry in numbered for c in entry.member.file.contigs]
+    if any(count is None for count, _ in counts):
+        return 1.0
+    total = sum(count or 0 for count, _ in counts)
+    return sum(count or 0 for count, asked in counts if asked) / total if total else 1.0
+
+
+def _dropped(
+    asked: ChosenSamples, kept: Sequence[str], files: Sequence[CataloguedFile]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Selected samples that are not in the result, and a sentence about those that only the region excludes."""
+    present = set(kept)
+    in_files = dict.fromkeys(name for file in files for name in file.samples)
+    everyone = asked.ordered if asked.names is not None else tuple(in_files)
+    dropped = tuple(name for name in everyone if name not in present)
+    by_region = [name for name in dropped if name in in_files]
+    if not by_region:
+        return dropped, ()
+    sentence = f"{len(by_region)} sample(s) are left out, their files have no records there: {list_some(by_region)}."
+    return dropped, (sentence,)
+
+
+def _copies(inputs: Sequence[PlannedInput], kind: CombineKind) -> tuple[str, ...]:
+    """A warning for each file that is a copy of another one: its records would be in the result twice."""
+    if kind in (CombineKind.SINGLE, CombineKind.MERGE):
+        return ()
+    first: dict[tuple[object, ...], str] = {}
+    warnings = []
+    for entry in inputs:
+        content = (entry.sha256,) if entry.sha256 else (entry.etag, entry.size)
+        if content in first:
+            warnings.append(
+                f"{entry.key} has the same content as {first[content]}: its records will be in the result twice."
+            )
+        first.setdefault(content, entry.key)
+    return tuple(warnings)
+
+
+def _no_samples(chosen: ChosenFiles, asked: ChosenSamples) -> tuple[str, ...]:
+    """A warning where files without samples stand beside files with some, and all samples were asked for."""
+    bare = [file.key for file in chosen.files if not file.samples]
+    if asked.names is not None or not bare or len(bare) == len(chosen.files):
+        return ()
+    return (f"{len(bare)} file(s) without samples are left out: {list_some(bare, 5)}.",)

@@ -1,0 +1,80 @@
+"""Plans as values that can be stored and compared: to and from JSON-compatible dicts, and their digest.
+
+It knows the shape of a plan, not how one is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from divbase_gateway.domain.files import IndexKind, IndexRef
+from divbase_gateway.domain.queries import CombineKind, OutputFormat, Plan, PlannedInput, Process
+
+
+def plan_to_dict(plan: Plan) -> dict[str, Any]:
+    """A JSON-compatible copy; `plan_from_dict` gives an equal plan back."""
+    return {name: _plain(getattr(plan, name)) for name in _names(Plan)}
+
+
+def plan_from_dict(data: Mapping[str, Any]) -> Plan:
+    """The plan that `plan_to_dict` was given.
+
+    Raises:
+        KeyError, TypeError, ValueError: this is no stored plan.
+    """
+    values = {name: _frozen(data[name]) for name in _names(Plan)}
+    values["inputs"] = tuple(_input_from_dict(entry) for entry in data["inputs"])
+    values["processes"] = tuple(
+        Process(**{name: _frozen(entry[name]) for name in _names(Process)}) for entry in data["processes"]
+    )
+    values["combine"] = CombineKind(data["combine"])
+    values["output"] = OutputFormat(data["output"])
+    return Plan(**values)
+
+
+def digest_plan(plan: Plan) -> str:
+    """sha256 hex over what decides the result: inputs with their versions, processes, output. Not costs or warnings."""
+    content = {
+        "inputs": [_digest_input(entry) for entry in plan.inputs],
+        "processes": [_plain(process) for process in plan.processes],
+        "output": [plan.output.value, plan.output_name],
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _digest_input(entry: PlannedInput) -> list[object]:
+    samples = None
+    if entry.samples is not None:  # names hold no newline: they are tab-separated words of a header line
+        samples = hashlib.sha256("\n".join(entry.samples).encode("utf-8")).hexdigest()
+    index = entry.index
+    return [entry.number, entry.key, entry.version_id, entry.etag, entry.size, entry.format, samples, entry.group,
+            index.key, index.version_id, index.etag]  # fmt: skip
+
+
+def _names(kind: type) -> list[str]:
+    return [entry.name for entry in fields(kind)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, PlannedInput | Process | IndexRef):
+        return {name: _plain(getattr(value, name)) for name in _names(type(value))}
+    if isinstance(value, tuple):
+        return [_plain(item) if not isinstance(item, str) else item for item in value]
+    return value.value if isinstance(value, CombineKind | OutputFormat | IndexKind) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _input_from_dict(data: Mapping[str, Any]) -> PlannedInput:
+    values = {name: _frozen(data[name]) for name in _names(PlannedInput)}
+    index = dict(data["index"])
+    index["kind"] = IndexKind(index["kind"])
+    values["index"] = IndexRef(**index)
+    return PlannedInput(**values)
