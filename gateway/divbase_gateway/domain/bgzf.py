@@ -194,8 +194,11 @@ def data_position(blocks: tuple[Block, ...], virtual_offset: int) -> int | None:
 
 
 def virtual_offset(blocks: tuple[Block, ...], position: int) -> int:
-    """The virtual offset of byte `position` of the unpacked data; `position` lies in, or just after, the blocks."""
+    """The virtual offset of byte `position` of the unpacked data; `position` lies in, or just after, the blocks.
+
+    Where an empty block, the end-of-file block for one, begins at that position, the offset is that block's.
+    """
     for block in blocks:
-        if position < block.data_start + block.data_size:
+        if position == block.data_start or position < block.data_start + block.data_size:
             return block.start << 16 | (position - block.data_start)
     return (blocks[-1].end if blocks else 0) << 16

@@ -20,6 +20,8 @@ MAX_INDEX_BYTES = 256 * 1024 * 1024
 """As stored. The index of a human genome has 2 MB; only a damaged or hostile one comes near."""
 MAX_UNPACKED_BYTES = 512 * 1024 * 1024
 
+_OTHER_FILE = "It belongs to another file, or to another version of this one"
+
 MAX_TAIL_BYTES = 128 * 1024
 """What may follow the last record that an index knows: one whole block and a few empty ones."""
 
@@ -125,7 +127,7 @@ def _parse(data: bytes) -> FileIndex:
     if magic != b"CSI\x01":
         raise UnusableIndex("It is neither a CSI nor a TBI index.")
     min_shift, depth = cursor.numbers("ii")
-    if not (0 < min_shift < 32 and 0 < depth < 12):
+    if not (0 < min_shift < 32 and 0 <= depth < 12):
         raise UnusableIndex("It is damaged: its binning scheme makes no sense.")
     aux = cursor.bytes(cursor.numbers("i")[0])
     names = _parse_names(_Cursor(aux)) if aux else ()
@@ -207,7 +209,54 @@ def check_begin(index: FileIndex, prefix: Prefix, header_bytes: int) -> None:
         raise UnusableIndex(f"{_OTHER_FILE}: its first record is not where the file's header ends.")
 
 
-_OTHER_FILE = "It belongs to another file, or to another version of this one"
+def check_places(index: FileIndex, prefix: Prefix, file_format: FileFormat) -> None:
+    """Refuse an index that puts a record of the file's first blocks on another contig or in a wrong bin.
+
+    Two small versions of a file can have the same size by chance; then this tells them apart, and where it does not,
+    the index serves both alike. It costs no read.
+
+    Raises:
+        UnusableIndex: the index belongs to another file, or to an earlier version of this one.
+    """
+    record_at = _bcf_record_at if file_format is FileFormat.BCF else _vcf_record_at
+    for number, contig in enumerate(index.contigs):
+        name: object = index.names[number] if index.names else number
+        for bin_number, found in contig.bins.items():
+            positions = (data_position(prefix.blocks, start) for start, _ in found.chunks)
+            records = (record_at(prefix.data, position) for position in positions if position is not None)
+            if not all(record is None or _fits(record, name, index, bin_number) for record in records):
+                raise UnusableIndex(f"{_OTHER_FILE}: the records are not where it says.")
+
+
+def _fits(record: tuple[object, int], name: object, index: FileIndex, bin_number: int) -> bool:
+    """Whether a record (contig, 1-based position) lies where a bin may hold it.
+
+    Position 0 (a telomere) is let pass: htslib gives it a bin that is none of its own.
+    """
+    level = next((n for n in range(index.depth + 1) if bin_number < ((1 << 3 * n + 3) - 1) // 7), None)
+    if level is None:
+        return False
+    size = 1 << (index.min_shift + 3 * (index.depth - level))
+    first = (bin_number - ((1 << 3 * level) - 1) // 7) * size
+    return record[0] == name and (record[1] < 1 or first < record[1] <= first + size)
+
+
+def _vcf_record_at(data: bytes, at: int) -> tuple[object, int] | None:
+    """Contig and position of the line at `at`; None where it is cut off. ("", 0) where no line begins."""
+    fields = data[at : at + 4096].split(b"\t", 2)
+    if len(fields) < 3:
+        return None
+    if data[at - 1 : at] != b"\n" or not fields[1].isdigit():
+        return "", 0
+    return fields[0].decode("utf-8", "replace"), int(fields[1][:18])
+
+
+def _bcf_record_at(data: bytes, at: int) -> tuple[object, int] | None:
+    """Contig number and position of the record at `at`; None where it is cut off."""
+    if len(data) < at + 16:
+        return None
+    contig, position = struct.unpack_from("<2i", data, at + 8)
+    return contig, position + 1
 
 
 def check_end(last: int, tail: bytes, size: int) -> None:

@@ -20,6 +20,7 @@ from divbase_gateway.domain.indexes import (
     check_begin,
     check_end,
     check_format,
+    check_places,
     count_contigs,
     parse_index,
 )
@@ -49,13 +50,14 @@ class Inspection:
 
 
 class _Ranges:
-    """One version of an object, read in ranges, no byte twice from the start; counts what it costs."""
+    """One version of an object, read in ranges and no range twice; counts what it costs."""
 
     def __init__(self, store: ObjectStore, bucket: str, key: str, version_id: str, size: int):
         self.store, self.bucket, self.key, self.version_id, self.size = store, bucket, key, version_id, size
         self.requests = 0
         self.bytes_read = 0
         self._start = b""
+        self._others: dict[tuple[int, int], bytes] = {}
 
     def first(self, length: int) -> bytes:
         """At least the first `length` bytes, fewer where the object is smaller."""
@@ -64,7 +66,11 @@ class _Ranges:
         return self._start
 
     def between(self, start: int, end: int) -> bytes:
-        return self._start[start:end] if end <= len(self._start) else self._request(start, end)
+        if end <= len(self._start):
+            return self._start[start:end]
+        if (start, end) not in self._others:
+            self._others[start, end] = self._request(start, end)
+        return self._others[start, end]
 
     def _request(self, start: int, end: int) -> bytes:
         pieces = []
@@ -166,7 +172,7 @@ def _inspect_file(ranges: _Ranges, blank: CataloguedFile) -> tuple[CataloguedFil
     except NotVariants as exc:
         faults = [exc.message]
     except UnusableFile as exc:
-        faults = [exc.message, *_packing_faults(ranges, posixpath.basename(blank.key))]
+        faults = [*_packing_faults(ranges, posixpath.basename(blank.key)), exc.message]
     file = replace(blank, state=FileState.INDEXING, reason=None, index=None)
     if head is not None:
         contigs = count_contigs(head.header, None)
@@ -267,6 +273,7 @@ def _read_index(source: _Ranges, ranges: _Ranges, head: _Head) -> FileIndex:
     index = parse_index(source.first(source.size))
     check_format(index, head.format, head.header)
     check_begin(index, head.prefix, head.header_bytes)
+    check_places(index, head.prefix, head.format)
     last = virtual_offset(head.prefix.blocks, head.header_bytes) if index.end is None else index.end
     start = last >> 16
     near = start < ranges.size <= start + MAX_TAIL_BYTES
