@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,41 +17,41 @@ from divbase_gateway.services.catalogue import Inspection, attach_index, inspect
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fakes.object_store import FakeObjectStore
 from tests.variants import bgzf, index_variants, plain_gzip, simulate, vcf_header, vcf_records, write_variants
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 
 
-@dataclass
-class Objects:
-    """Objects by key, and the ranges that were read; the part of ObjectStore that the catalogue uses."""
+class Objects(FakeObjectStore):
+    """The object store in memory, which here notes the ranges that are read."""
 
-    bodies: dict[str, bytes] = field(default_factory=dict)
-    reads: list[tuple[str, int, int]] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__()
+        self.ensure_bucket("bucket")
+        self.reads: list[tuple[str, int, int]] = []
 
     def put(self, key: str, body: bytes) -> ObjectInfo:
-        self.bodies[key] = body
-        return ObjectInfo(key, "v1", len(body), hashlib.md5(body).hexdigest(), datetime(2026, 1, 1, tzinfo=UTC))  # noqa: S324
+        return self.write("bucket", key, body)
+
+    def put_index(self, index: Path, kind: str) -> IndexRef:
+        info = self.put(index.name, index.read_bytes())
+        return IndexRef(info.key, info.version_id, IndexKind(kind), info.size, info.etag)
 
     def read(self, bucket: str, key: str, version_id: str | None, start: int, length: int) -> bytes:
         self.reads.append((key, start, length))
-        return self.bodies[key][start : start + length]
+        return super().read(bucket, key, version_id, start, length)
 
 
 def look(objects: Objects, path: Path, *indexes: Path, key: str | None = None) -> Inspection:
     info = objects.put(key or path.name, path.read_bytes())
     beside = [objects.put(index.name, index.read_bytes()) for index in indexes]
-    return inspect(objects, "bucket", info, "ab" * 32, beside)  # type: ignore[arg-type]
+    return inspect(objects, "bucket", info, "ab" * 32, beside)
 
 
 def look_at(key: str, body: bytes) -> CataloguedFile:
     objects = Objects()
-    return inspect(objects, "bucket", objects.put(key, body), None).file  # type: ignore[arg-type]
-
-
-def reference(index: Path, kind: IndexKind) -> IndexRef:
-    body = index.read_bytes()
-    return IndexRef(index.name, "v1", kind, len(body), hashlib.md5(body).hexdigest())  # noqa: S324
+    return inspect(objects, "bucket", objects.put(key, body), None).file
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.vcf.gz", "csi"), ("a.vcf.gz", "tbi"), ("a.bcf", "csi")])
@@ -60,11 +59,14 @@ def test_a_file_with_its_index_is_ready(tmp_path: Path, name: str, kind: str) ->
     """Everything that planning needs is known after one look."""
     file = simulate(tmp_path / name, samples=["x", "y"], sites={"chr1": 5}, index=kind)
     assert file.index is not None
-    found = look(Objects(), file.path, file.index)
+    objects = Objects()
+    info = objects.put(name, file.path.read_bytes())
+    index = objects.put_index(file.index, kind)
+    found = inspect(objects, "bucket", info, "ab" * 32, [objects.head("bucket", index.key)])
     assert found.index_warning is None
     assert found.file == CataloguedFile(
         key=name,
-        version_id="v1",
+        version_id=info.version_id,
         size=file.path.stat().st_size,
         etag=hashlib.md5(file.path.read_bytes()).hexdigest(),  # noqa: S324
         sha256="ab" * 32,
@@ -73,7 +75,7 @@ def test_a_file_with_its_index_is_ready(tmp_path: Path, name: str, kind: str) ->
         reason=None,
         samples=("x", "y"),
         contigs=(Contig("chr1", 1_000_000, 5), Contig("chr2", 500_000, 0)),
-        index=reference(file.index, IndexKind(kind)),
+        index=index,
     )
 
 
@@ -84,14 +86,13 @@ def test_a_file_without_an_index_waits_for_one(tmp_path: Path) -> None:
     found = look(objects, file.path)
     assert (found.file.state, found.file.samples) == (FileState.INDEXING, ("S001", "S002", "S003"))
     assert found.file.contigs == (Contig("chr1", 1_000_000, None), Contig("chr2", 500_000, None))
-    built = index_variants(file.path, "csi")
-    objects.put(built.name, built.read_bytes())
-    ready = attach_index(objects, "bucket", found.file, reference(built, IndexKind.CSI))  # type: ignore[arg-type]
+    built = objects.put_index(index_variants(file.path, "csi"), "csi")
+    ready = attach_index(objects, "bucket", found.file, built)
     assert ready == replace(
         found.file,
         state=FileState.READY,
         contigs=(Contig("chr1", 1_000_000, 7), Contig("chr2", 500_000, 7)),
-        index=reference(built, IndexKind.CSI),
+        index=built,
     )
 
 
@@ -123,24 +124,24 @@ def test_a_wrong_index_cannot_be_attached(tmp_path: Path) -> None:
     objects = Objects()
     old = simulate(tmp_path / "a.vcf.gz", index="csi")
     assert old.index is not None
-    objects.put(old.index.name, old.index.read_bytes())
+    index = objects.put_index(old.index, "csi")
     new = look(objects, simulate(old.path, sites=60).path).file
     with pytest.raises(UnusableIndex, match="It belongs to another file"):
-        attach_index(objects, "bucket", new, reference(old.index, IndexKind.CSI))  # type: ignore[arg-type]
+        attach_index(objects, "bucket", new, index)
 
 
 def test_what_is_no_variant_file_is_stored_unread() -> None:
     """A README costs nothing."""
     objects = Objects()
     for key in ("README.md", "sample_metadata.tsv", "a.vcf.gz.csi", "reads.bam"):
-        found = inspect(objects, "bucket", objects.put(key, b"x" * 100), None)  # type: ignore[arg-type]
+        found = inspect(objects, "bucket", objects.put(key, b"x" * 100), None)
         assert (found.file.state, found.file.reason) == (FileState.STORED, None)
     assert objects.reads == []
 
 
 TEXT = (vcf_header(["A", "B"], {"chr1": 5000}) + vcf_records("chr1", 5000, ["A", "B"], 20, 1)).encode()
 PLAIN = (
-    "It is plain gzip, not BGZF, so bcftools can neither index it nor read parts of it."
+    "It is plain gzip and must be BGZF: bcftools can neither index it nor read parts of it."
     " Run `bcftools view -Oz -o bgzf_a.vcf.gz a.vcf.gz` and upload the new file."
 )
 TRUNCATED = "It is truncated: the empty block that ends every whole BGZF file is missing after"
@@ -151,7 +152,11 @@ TRUNCATED = "It is truncated: the empty block that ends every whole BGZF file is
     [
         ("a.vcf.gz", b"", "It is empty: the file has no bytes."),
         ("in/a.vcf.gz", plain_gzip(TEXT), PLAIN),
-        ("a.vcf", TEXT, "It is not compressed, not BGZF, so bcftools can neither index it nor read parts of it. Run"),
+        (
+            "a.vcf",
+            TEXT,
+            "It is not compressed and must be BGZF: bcftools can neither index it nor read parts of it. Run",
+        ),
         ("a.vcf.gz", bgzf(TEXT, eof=False), TRUNCATED),
         ("a.vcf.gz", bgzf(TEXT)[:-100], TRUNCATED),
         ("a.vcf.gz", bgzf(TEXT, block=99)[:200], TRUNCATED),
@@ -165,7 +170,7 @@ TRUNCATED = "It is truncated: the empty block that ends every whole BGZF file is
             "It has duplicate samples, more than one column named: A.",
         ),
         ("a.vcf.gz", bgzf(TEXT.replace(b"#CHROM", b"CHROM")), "It has no #CHROM line, which names the columns"),
-        ("a.bcf", b"BCF\x02\x02\x05\0\0\0x", "It is not compressed, not BGZF"),
+        ("a.bcf", b"BCF\x02\x02\x05\0\0\0x", "It is not compressed and must be BGZF"),
     ],
 )
 def test_an_unusable_file_says_why(key: str, body: bytes, reason: str) -> None:
@@ -248,16 +253,16 @@ def test_a_short_answer_of_the_store_is_no_answer() -> None:
     objects = Objects()
     info = objects.put("a.vcf.gz", bgzf(TEXT))
     with pytest.raises(StoreUnavailable, match=r"of 500\d* bytes of 'a\.vcf\.gz' at byte 0"):
-        inspect(objects, "bucket", replace(info, size=5000), None)  # type: ignore[arg-type]
+        inspect(objects, "bucket", replace(info, size=5000), None)
 
 
 def test_an_unusable_file_takes_no_index(tmp_path: Path) -> None:
     """attach_index looks at the file again and repeats the reason."""
     objects = Objects()
-    objects.put("i.csi", b"")
-    file = inspect(objects, "bucket", objects.put("a.vcf.gz", plain_gzip(TEXT)), None).file  # type: ignore[arg-type]
+    index = objects.put("i.csi", b"")
+    file = inspect(objects, "bucket", objects.put("a.vcf.gz", plain_gzip(TEXT)), None).file
     with pytest.raises(UnusableFile, match="It is plain gzip"):
-        attach_index(objects, "bucket", file, IndexRef("i.csi", "v1", IndexKind.CSI, 0, ""))  # type: ignore[arg-type]
+        attach_index(objects, "bucket", file, IndexRef("i.csi", index.version_id, IndexKind.CSI, 0, index.etag))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -299,7 +304,7 @@ def test_the_published_plain_gzip_is_unusable_with_its_18_samples(real: Callable
     assert file.state is FileState.UNUSABLE
     assert len(file.samples) == 18
     assert file.reason is not None
-    assert file.reason.startswith("It is plain gzip, not BGZF")
+    assert file.reason.startswith("It is plain gzip and must be BGZF")
 
 
 @pytest.mark.realdata

@@ -235,7 +235,7 @@ def _mend(packed: str, name: str) -> str:
     stem = name.removesuffix(".gz").removesuffix(".bgz").removesuffix(".vcf").removesuffix(".bcf")
     new = shlex.quote(f"bgzf_{stem}{suffix}")
     return (
-        f"It is {packed}, not BGZF, so bcftools can neither index it nor read parts of it."
+        f"It is {packed} and must be BGZF: bcftools can neither index it nor read parts of it."
         f" Run `bcftools view {flag} -o {new} {old}` and upload the new file."
     )
 
