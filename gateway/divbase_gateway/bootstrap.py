@@ -47,11 +47,16 @@ class Gateway:
             self.scheduler.start()
         self.reconciler.start()
 
-    def stop(self) -> None:
-        """Stop looking after jobs; those that run go on, and are found again at the next start."""
+    def stop(self, *, end_jobs: bool = False) -> None:
+        """Stop looking after jobs; those that run go on, and are found again at the next start.
+
+        Args:
+            end_jobs: end what the embedded scheduler runs, as a shutdown of the machine would; a new attempt of each
+                follows at the next start.
+        """
         self.reconciler.stop()
         if isinstance(self.scheduler, LocalScheduler):
-            self.scheduler.stop()
+            self.scheduler.stop(end_running=end_jobs)
         self.sessions.close()
 
 

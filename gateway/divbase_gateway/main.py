@@ -5,7 +5,9 @@ It must not know rules or adapters: those are in `services` and behind `bootstra
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import sys
 from dataclasses import asdict
 from importlib.metadata import version
@@ -19,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from divbase_gateway import bootstrap, doctor
+from divbase_gateway import bootstrap, doctor, embedded
 from divbase_gateway.api.app import create_app, openapi_document
 from divbase_gateway.db import migrate as schema
 from divbase_gateway.db.session import Database
@@ -85,16 +87,7 @@ def serve(config: Config = None) -> None:
     gateway = bootstrap.build(values)
     gateway.start()
     try:
-        structlog.get_logger().info("server.started", version=version("divbase-gateway"), url=values.server.laptop_url)
-        # Our own layer logs every request, and without the query strings that uvicorn would log.
-        uvicorn.run(
-            create_app(gateway),
-            host=values.server.host,
-            port=values.server.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-        )
+        _serve(gateway)
     finally:
         gateway.stop()
 
@@ -166,7 +159,45 @@ def openapi() -> None:
     typer.echo(json.dumps(openapi_document(), indent=2, ensure_ascii=False))
 
 
-# `divbase-gateway up`, the whole stack on one machine, is registered here: app.command("up")(…)
+@app.command("up")
+def bring_up(
+    folder: Annotated[Path, typer.Option("--folder", help="Where everything is kept.")] = Path("divbase-data"),
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on; default: server.host.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="Port to listen on, 0 for any free one; default: server.port.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Run DivBase on this machine: S3 server, SQLite, local scheduler and API, until Ctrl-C. The data stays.
+
+    Example: divbase-gateway up --folder divbase-data
+    """
+    loaded = load(config).with_server(host=host, port=port)
+    set_up_logs("console" if sys.stderr.isatty() else "json", loaded.settings.server.log_level)
+    with embedded.bring_up(loaded, folder) as stack:
+        url = stack.gateway.settings.server.laptop_url
+        typer.echo(f"DivBase is up at {url}; everything is in {folder}. Ctrl-C stops it, the data stays.", err=True)
+        typer.echo(f"Sign in with: divbase login {url} --api-key-stdin < {stack.admin_key}", err=True)
+        _serve(stack.gateway, stack.listener)
+
+
+def _serve(gateway: bootstrap.Gateway, listener: socket.socket | None = None) -> None:
+    """Answer requests, on the listening socket or on what the settings name, until SIGINT or SIGTERM."""
+    server = gateway.settings.server
+    structlog.get_logger().info("server.started", version=version("divbase-gateway"), url=server.laptop_url)
+    # Our own layer logs every request, and without the query strings that uvicorn would log.
+    config = uvicorn.Config(
+        create_app(gateway),
+        host=server.host,
+        port=server.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    # uvicorn raises the signal again once it has shut down, and that is how both commands are meant to end.
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=None if listener is None else [listener])
 
 
 def _create_first_admin(database: Database, email: str, name: str, values: Settings) -> str | None:

@@ -10,7 +10,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -205,6 +205,12 @@ class LoadedSettings:
             )
             for leaf in leaves()
         ]
+
+    def with_server(self, **given: object) -> LoadedSettings:
+        """The same with these values of `server`, where they are not None: what was given on the command line."""
+        chosen = {name: value for name, value in given.items() if value is not None}
+        server = self.settings.server.model_copy(update=chosen)
+        return replace(self, settings=self.settings.model_copy(update={"server": server}))
 
     def _source(self, name: str) -> Source:
         if name in self.from_environment:

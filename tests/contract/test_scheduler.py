@@ -83,7 +83,7 @@ def local_bench(folder: Path) -> Iterator[Bench]:
     finally:
         for ref in bench.submitted:
             scheduler.cancel(ref)
-        scheduler.stop(cancel_running=True)
+        scheduler.stop(end_running=True)
 
 
 ADAPTERS: dict[str, Callable[[Path], AbstractContextManager[Bench]]] = {"fake": fake_bench, "local": local_bench}

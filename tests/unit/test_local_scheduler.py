@@ -51,7 +51,7 @@ class Machine:
         for made in self.made:
             made.stop()
         if self.made and self.folder.is_dir():
-            self.made[0].stop(cancel_running=True)
+            self.made[0].stop(end_running=True)
 
     def status(self, ref: SlurmRef, name: str) -> Path:
         return self.folder / ref.job_id / ".job" / name
@@ -422,11 +422,11 @@ def test_path_prefix_comes_first(machine: Machine) -> None:
     assert scheduler.read_log(ref, 100) == b"ours\n"
 
 
-def test_stop_can_cancel_what_runs(machine: Machine) -> None:
-    """stop(cancel_running=True) returns when the jobs have ended; waiting ones still wait."""
+def test_stop_can_end_what_runs(machine: Machine) -> None:
+    """stop(end_running=True) returns when the jobs have ended; waiting ones still wait."""
     scheduler = machine.started(slots=1)
     ran, waits = scheduler.submit(job("a", "sleep 60")), scheduler.submit(job("b", "echo x"))
     running(scheduler, ran)
-    scheduler.stop(cancel_running=True)
+    scheduler.stop(end_running=True)
     seen = scheduler.observe([ran, waits]).seen
-    assert (seen[ran].state, seen[waits].state) == ("CANCELLED", "PENDING")
+    assert (seen[ran].state, seen[waits].state) == ("NODE_FAIL", "PENDING")

@@ -41,7 +41,7 @@ def list_jobs(
     kind: str | None = None,
 ) -> list[JobRow]:
     """Newest first, those with an id below `before`. One query, whatever the number of jobs."""
-    query: Select[tuple[JobRow]] = (
+    query: Select[JobRow] = (
         select(JobRow)
         .where(JobRow.project_id == project_id)
         .options(joinedload(JobRow.user), joinedload(JobRow.project), selectinload(JobRow.attempts))

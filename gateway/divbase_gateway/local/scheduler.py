@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ _WARNING_S = 120.0
 """As `--signal=B:USR2@120` in the script's header."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_CANCEL_ALL_S = 30.0
+_END_ALL_S = 30.0
 
 
 class LocalScheduler:
@@ -85,11 +86,11 @@ class LocalScheduler:
         """Begin to start jobs, those included that an earlier process accepted."""
         self._dispatcher.start()
 
-    def stop(self, cancel_running: bool = False) -> None:
-        """Start no more jobs. Running ones run on, unless `cancel_running`: then wait for their end."""
+    def stop(self, end_running: bool = False) -> None:
+        """Start no more jobs. Running ones run on, unless `end_running`: they end as NODE_FAIL, as in a shutdown."""
         self._dispatcher.stop()
-        if cancel_running:
-            self._cancel_running()
+        if end_running:
+            self._end_running()
 
     # --- the port ----------------------------------------------------------------------------------------------
 
@@ -290,12 +291,13 @@ class LocalScheduler:
             MARK: spec.mark,
         }
 
-    def _cancel_running(self) -> None:
-        deadline = time.monotonic() + _CANCEL_ALL_S
+    def _end_running(self) -> None:
+        deadline = time.monotonic() + _END_ALL_S
         running = [job for job in self._folders() if self._runs(job)]
         for job in running:
-            with suppress(FileNotFoundError):
-                job.ask_to_cancel()
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if (supervisor := job.supervisor()) is not None:
+                    os.kill(supervisor, signal.SIGTERM)
         while any(self._runs(job) for job in running) and time.monotonic() < deadline:
             time.sleep(0.02)
 

@@ -106,8 +106,8 @@ def _is_there(store: ObjectStore, bucket: str, output: dict[str, Any]) -> bool:
         info = store.head(bucket, output["key"], output["version_id"])
     except NotFound:
         return False
-    same_bytes = info.size == output["size"] and info.etag == output["etag"]
-    return same_bytes and info.metadata.get("sha256") == output["sha256"]
+    seen = (info.size, info.etag, info.metadata.get("sha256"))
+    return seen == (output["size"], output["etag"], output["sha256"])
 
 
 def record_sighting(
