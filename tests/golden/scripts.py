@@ -1,0 +1,102 @@
+"""What the golden scripts beside this file are rendered from. `python -m tests.golden.scripts` writes them anew.
+
+The same descriptions are rendered, compared and really run by the tests, so a golden script is one that works.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from divbase_jobscripts.render import (
+    Header,
+    IndexScript,
+    QueryScript,
+    ScriptInput,
+    ScriptProcess,
+    render_index,
+    render_query,
+)
+
+HEADER = Header(
+    job_name="divbase-lynx-k3v9-7f3a",
+    comment="k3v9,lynx,user7",
+    cores=2,
+    memory_mb=1500,
+    minutes=30,
+    account="p2024-17",
+    partition="core",
+)
+VIEW = ("view", "--no-version", "-Ou")
+WRITE = ScriptProcess(
+    "out",
+    ("view", "--no-version", "-Oz3", "-o", "out/result.vcf.gz"),
+    sources=("all",),
+    output="out/result.vcf.gz",
+)
+
+
+def view(number: int, *options: str) -> ScriptProcess:
+    return ScriptProcess(f"f{number}", (*VIEW, *options, f"in/{number}.vcf.gz"))
+
+
+def cut(number: int) -> tuple[str, ...]:
+    return ("--samples-file", f"samples/{number}.txt")
+
+
+def query(keys: tuple[str, ...], *processes: ScriptProcess, **more: tuple[str, ...]) -> QueryScript:
+    inputs = tuple(ScriptInput(number, key) for number, key in enumerate(keys, start=1))
+    return QueryScript(HEADER, inputs, processes, "out/result.vcf.gz", **more)
+
+
+SINGLE = query(
+    ("snps/lynx é.vcf.gz",),
+    view(1, *cut(1), "--regions", "chr1:1-500000"),
+    ScriptProcess("f1.2", (*VIEW, "-i", 'QUAL>30 && TYPE="snp"'), sources=("f1",)),
+    ScriptProcess("out", WRITE.argv, sources=("f1.2",), output=WRITE.output),
+    prologue=("true # module load bcftools/1.24",),
+)
+CONCAT = query(
+    ("chr1.vcf.gz", "chr2.vcf.gz"),
+    view(1),
+    view(2),
+    ScriptProcess("all", ("concat", "--no-version", "-Ou"), sources=("f1", "f2")),
+    WRITE,
+)
+MERGE = query(
+    ("north.vcf.gz", "south.vcf.gz"),
+    view(1, *cut(1)),
+    view(2),
+    ScriptProcess("all", ("merge", "--no-index", "--no-version", "-Ou"), sources=("f1", "f2")),
+    WRITE,
+)
+MIXED = query(
+    ("north.snps.vcf.gz", "north.indels.vcf.gz", "south.vcf.gz"),
+    ScriptProcess("f1", view(1).argv, materialise=True),
+    ScriptProcess("f2", view(2).argv, materialise=True),
+    ScriptProcess("g1", ("concat", "--allow-overlaps", "--no-version", "-Ou"), sources=("f1", "f2")),
+    view(3, *cut(3)),
+    ScriptProcess("all", ("merge", "--no-index", "--no-version", "-Ou"), sources=("g1", "f3")),
+    WRITE,
+)
+INDEX = IndexScript(HEADER, ScriptInput(1, "new.vcf.gz"))
+
+SCRIPTS: dict[str, QueryScript | IndexScript] = {
+    "query_single": SINGLE,
+    "query_concat": CONCAT,
+    "query_merge": MERGE,
+    "query_mixed": MIXED,
+    "index": INDEX,
+}
+
+
+def render(script: QueryScript | IndexScript) -> str:
+    return render_query(script) if isinstance(script, QueryScript) else render_index(script)
+
+
+def golden_path(name: str) -> Path:
+    return Path(__file__).with_name(f"{name}.sh")
+
+
+if __name__ == "__main__":
+    for name, script in SCRIPTS.items():
+        golden_path(name).write_text(render(script), encoding="utf-8")
