@@ -1,0 +1,221 @@
+"""Commands about jobs, and what `query run` shares with them. It knows the client and the output, no scheduler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from divbase_cli.command import command, group
+from divbase_cli.completion import complete_jobs
+from divbase_cli.failure import CommandFailed, ExitCode
+from divbase_cli.files import print_downloads
+from divbase_cli.output import seconds, size
+from divbase_cli.progress import JobView, summary, transfer_bars
+from divbase_cli.session import Session
+
+if TYPE_CHECKING:
+    from divbase_client.models import Job, JobDetail
+
+app = group("jobs", "Jobs: what becomes of a query.")
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.", autocompletion=complete_jobs)]
+StateName = Literal[
+    "ACCEPTED",
+    "SUBMITTING",
+    "SUBMIT_UNKNOWN",
+    "QUEUED",
+    "RUNNING",
+    "FINALIZING",
+    "SUCCEEDED",
+    "FAILED",
+    "CANCELLED",
+    "LOST",
+]
+
+
+@command(app, "ls", example=["divbase jobs ls --mine", "divbase jobs ls --state RUNNING"])
+def ls(
+    session: Session,
+    state: Annotated[StateName | None, typer.Option(help="Only jobs in this state.", case_sensitive=False)] = None,
+    mine: Annotated[bool, typer.Option("--mine", help="Only your own.")] = False,
+    kind: Annotated[Literal["query", "index"] | None, typer.Option(help="Only jobs of this kind.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 50,
+) -> None:
+    """List jobs, newest first."""
+    from itertools import islice
+
+    from divbase_client.models import JobState
+
+    jobs = session.client.jobs.list(session.project, state=JobState(state) if state else None, mine=mine, kind=kind)
+    found = list(islice(jobs, limit or None))
+    if session.output.as_json:
+        session.output.json([one.model_dump(mode="json") for one in found])
+        return
+    session.output.table(
+        ["JOB", "KIND", "NAME", "STATE", "BY", "CREATED", "ENDED", "REASON"],
+        [
+            (
+                one.id,
+                one.kind,
+                one.name,
+                one.state,
+                one.created_by,
+                one.created_at,
+                one.ended_at,
+                one.reason or one.stuck,
+            )
+            for one in found
+        ],
+    )
+
+
+def print_job(session: Session, job: JobDetail, *, hint: str | None = None) -> None:
+    """Everything about one job that a person asks for."""
+    if session.output.as_json:
+        session.output.json(job.model_dump(mode="json"))
+        return
+    slurm = " ".join(word for word in (job.slurm_job_id, job.slurm_state, job.slurm_reason) if word)
+    session.output.facts(
+        [
+            ("Job", job.id),
+            ("Name", job.name),
+            ("State", summary(job)),
+            ("By", job.created_by),
+            ("Created", job.created_at),
+            ("Started", job.started_at),
+            ("Ended", job.ended_at),
+            ("Last heard of", job.observed_at),
+            ("Attempt", job.attempt),
+            ("Scheduler", slurm),
+            ("Node", job.node),
+            ("Reads", f"{size(job.plan.bytes_needed)} of {size(job.plan.bytes_total)}" if job.plan else None),
+        ]
+    )
+    if job.results:
+        session.output.text("")
+        session.output.table(
+            ["RESULT", "SIZE", "KEY", "SHA-256"],
+            [(one.role, size(one.size), one.key, one.sha256) for one in job.results],
+        )
+    if hint:
+        session.output.note(hint)
+
+
+def _print_attempts(session: Session, job: JobDetail) -> None:
+    if not job.attempts or session.output.as_json:
+        return
+    session.output.text("")
+    session.output.table(
+        ["ATTEMPT", "SLURM JOB", "STATE", "NODE", "ELAPSED", "CPU", "MEMORY", "OUTCOME"],
+        [
+            (
+                one.number,
+                one.slurm_job_id,
+                one.slurm_state,
+                one.node,
+                seconds(one.elapsed_s),
+                seconds(one.cpu_s),
+                size(one.max_rss_bytes),
+                one.outcome,
+            )
+            for one in job.attempts
+        ],
+    )
+
+
+@command(app, "show", example="divbase jobs show JOB")
+def show(session: Session, job: JobId) -> None:
+    """Show one job: its state, its attempts and its result."""
+    detail = session.client.jobs.get(session.project, job)
+    print_job(session, detail)
+    _print_attempts(session, detail)
+
+
+def follow(session: Session, job: str) -> JobDetail:
+    """Show a job's state until it ends."""
+    session.interrupted = f"The job goes on. Come back with: divbase jobs watch {job} -p {session.project}"
+    with JobView(session.output, job) as view:
+        return session.client.jobs.wait(session.project, job, on_look=view.show)
+
+
+def fail_unless_succeeded(session: Session, job: JobDetail) -> None:
+    """Raise CommandFailed, after printing the job for machine readers, when it ended in any other way."""
+    from divbase_client.models import JobState
+
+    if job.state is JobState.SUCCEEDED:
+        return
+    if session.output.as_json:
+        session.output.json(job.model_dump(mode="json"))
+    hint = f"Look at its log: divbase jobs logs {job.id}"
+    raise CommandFailed(f"Job {job.id} {summary(job)}", ExitCode.JOB_FAILED, hint=hint, code="job_failed")
+
+
+@command(app, "watch", example="divbase jobs watch JOB")
+def watch(session: Session, job: JobId) -> None:
+    """Follow a job until it ends; the exit code tells how. Ctrl-C stops looking, not the job."""
+    ended = follow(session, job)
+    fail_unless_succeeded(session, ended)
+    print_job(session, ended, hint=f"Fetch the result with: divbase jobs result {job} --download DIR")
+
+
+@command(app, "logs", example="divbase jobs logs JOB")
+def logs(session: Session, job: JobId) -> None:
+    """Print the end of a job's output."""
+    log = session.client.jobs.log(session.project, job)
+    if session.output.as_json:
+        session.output.json(log.model_dump(mode="json"))
+        return
+    session.output.block(log.text)
+    if not log.complete:
+        session.output.note("(the job has not ended; this is a look at it so far)")
+
+
+def _print_state(session: Session, job: Job) -> None:
+    if session.output.as_json:
+        session.output.json(job.model_dump(mode="json"))
+    else:
+        asked = " (cancel asked for)" if job.cancel_requested and not job.state.is_end else ""
+        session.output.text(f"job {job.id}: {job.state}{asked}")
+
+
+@command(app, "cancel", example="divbase jobs cancel JOB")
+def cancel(session: Session, job: JobId) -> None:
+    """End a job. One that has ended already stays as it is."""
+    _print_state(session, session.client.jobs.cancel(session.project, job))
+
+
+@command(app, "rerun", example="divbase jobs rerun JOB")
+def rerun(session: Session, job: JobId) -> None:
+    """Try a job again that ended without success, on the same inputs."""
+    _print_state(session, session.client.jobs.rerun(session.project, job))
+
+
+@command(app, "result", example="divbase jobs result JOB --download results")
+def result(
+    session: Session,
+    job: JobId,
+    download: Annotated[Path | None, typer.Option(help="Folder to download into.", file_okay=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files of this machine that differ.")] = False,
+) -> None:
+    """List the files of a job's result, or download them."""
+    if download is not None:
+        fetch_result(session, job, download, force)
+        return
+    files = session.client.jobs.result(session.project, job)
+    if session.output.as_json:
+        session.output.json([one.model_dump(mode="json") for one in files])
+        return
+    session.output.table(
+        ["RESULT", "SIZE", "KEY", "SHA-256"],
+        [(one.role, size(one.download.size), one.download.key, one.download.sha256) for one in files],
+    )
+
+
+def fetch_result(session: Session, job: str, folder: Path, force: bool) -> None:
+    """Download a job's files into `folder` and say what arrived."""
+    session.interrupted = f"The job is done. Go on with: divbase jobs result {job} --download {folder}"
+    with transfer_bars(session.output) as progress:
+        outcomes = list(session.client.jobs.download(session.project, job, folder, force=force, progress=progress))
+    print_downloads(session, outcomes)
