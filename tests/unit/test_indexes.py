@@ -282,3 +282,17 @@ def test_no_bytes_raise_anything_but_a_reason(noise: bytes, at: int, good: bytes
         with suppress(UnusableIndex):
             index = parse_index(data)
             check_end(index.end or 0, noise, len(noise))
+
+
+@pytest.mark.parametrize("block", [40, 65280])
+def test_the_first_record_lies_where_the_header_ends(tmp_path: Path, block: int) -> None:
+    """A header that grew by a line moves every record, whatever the file's size became."""
+    file = simulate(tmp_path / "a.vcf.gz", contigs={"chr1": 9000})
+    text = unpack_prefix(file.path.read_bytes(), 1 << 20).data
+    file.path.write_bytes(bgzf(text, block=block))
+    index = parse_index(index_variants(file.path, "csi").read_bytes())
+    length = text.index(b"\n", text.index(b"#CHROM")) + 1
+    check_begin(index, unpack_prefix(bgzf(text, block=block), 1 << 20), length)
+    longer = text.replace(b"#CHROM", b"##more=1\n#CHROM", 1)
+    with pytest.raises(UnusableIndex, match="its first record is not where the file's header ends"):
+        check_begin(index, unpack_prefix(bgzf(longer, block=block), 1 << 20), length + len("##more=1\n"))
