@@ -30,16 +30,13 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session for looking; whatever it changed is rolled back.
+        """A session for looking; whatever it changed is forgotten. Its rows can be read after it, but not followed.
 
         Raises:
             DatabaseUnavailable: the database does not answer.
         """
         with _translated(self.url), Session(self.engine, expire_on_commit=False) as session:
-            try:
-                yield session
-            finally:
-                session.rollback()
+            yield session  # closing it, unlike a rollback, leaves the rows' values in place
 
     @contextmanager
     def write(self) -> Iterator[Session]:
