@@ -5,12 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from divbase_gateway.db import migrate
 from divbase_gateway.db.session import Database
+from divbase_gateway.domain.errors import NotFound, StoreUnavailable
+from divbase_gateway.ports import ObjectInfo, ObjectStore
 
+from tests.api import Api, build_api
 from tests.fakes.clock import FakeClock
+from tests.fakes.scheduler import FakeScheduler
 from tests.postgres import Postgres, start_postgres
 
 
@@ -69,3 +74,44 @@ def _opened(url: str) -> Iterator[Database]:
         yield database
     finally:
         database.close()
+
+
+class Buckets:
+    """As much of an object store as accounts and projects need: which buckets there are. Not for files."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.down = False
+        self.pings = 0
+
+    def ensure_bucket(self, bucket: str) -> bool:
+        self._answer()
+        created = bucket not in self.names
+        self.names.add(bucket)
+        return created
+
+    def list_objects(self, bucket: str, prefix: str = "") -> Iterator[ObjectInfo]:
+        self._answer()
+        if bucket not in self.names:
+            raise NotFound(f"There is no bucket {bucket!r}.")
+        return iter(())
+
+    def ping(self) -> str:
+        self.pings += 1
+        self._answer()
+        return "buckets in memory"
+
+    def _answer(self) -> None:
+        if self.down:
+            raise StoreUnavailable("S3 does not answer.", hint="Ask again later.")
+
+
+@pytest.fixture
+def buckets() -> Buckets:
+    return Buckets()
+
+
+@pytest.fixture
+def api(database: Database, buckets: Buckets, clock: FakeClock) -> Api:
+    """The HTTP API on both databases, with a store that knows buckets only."""
+    return build_api(database, cast("ObjectStore", buckets), FakeScheduler(clock), clock)

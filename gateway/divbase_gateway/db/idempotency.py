@@ -24,9 +24,8 @@ def claim(session: Session, user_id: int, key: str, fingerprint: str, now: datet
     statement = insert(IdempotencyRow).values(
         user_id=user_id, key=key, fingerprint=fingerprint, status=PENDING, body=None, created_at=now
     )
-    result = session.execute(statement.on_conflict_do_nothing())
-    assert isinstance(result, CursorResult)  # noqa: S101 - what an insert gives
-    return result.rowcount == 1
+    inserted = session.scalar(statement.on_conflict_do_nothing().returning(IdempotencyRow.key))
+    return inserted is not None
 
 
 def get(session: Session, user_id: int, key: str) -> IdempotencyRow:
