@@ -930,13 +930,14 @@ class Pipeline(object):
 
     def start(self, process):
         inputs, standard_input, passed = self.inputs_of(process)
-        argv = process.argv + inputs
         writing_end = self.output_of(process)
-        if process.materialise:
-            argv = [b"-Ob1" if word == b"-Ou" else word for word in argv]  # it waits on the disk, so keep it small
         try:
             process.popen = start_bcftools(
-                argv, cwd=self.job.scratch, stdin=standard_input, stdout=writing_end, pass_fds=passed
+                process.argv + inputs,
+                cwd=self.job.scratch,
+                stdin=standard_input,
+                stdout=writing_end,
+                pass_fds=passed,
             )
         finally:
             for end in passed + [end for end in (standard_input, writing_end) if end != subprocess.DEVNULL]:

@@ -183,14 +183,11 @@ def _check_processes(processes: Iterable[ScriptProcess]) -> None:
 
 def _caption(process: ScriptProcess, keys: dict[int, str]) -> Raw:
     """The comment above a process; empty inside the chain of one file."""
-    if process.output is not None:
-        return Raw("# The result.")
-    if len(process.sources) > 1:
-        return Raw(f"# Together: {', '.join(process.sources)}.")
-    if process.sources:
-        return Raw("")
     numbers = [int(match[1]) for match in map(STAGED_INPUT.match, process.argv) if match]
-    return Raw("# " + "; ".join(f"File {number}: {comment(keys[number])}" for number in numbers if number in keys))
+    files = [f"File {number}: {comment(keys[number])}." for number in numbers if number in keys]
+    joined = [f"Together: {', '.join(process.sources)}."] if len(process.sources) > 1 else []
+    result = ["The result."] if process.output is not None else []
+    return Raw(" ".join(["#", *files, *joined, *result]) if files or joined or result else "")
 
 
 def _template(name: str) -> Template:

@@ -76,17 +76,14 @@ node stage
 # process reaches it through a pipe, with --materialise through an indexed file.
 pipe() { printf '%s\0' "$#" "$@" >>"$DIVBASE_SCRATCH/pipeline"; }
 
-# File 1: "chr1.vcf.gz"
-pipe f1 -- view --no-version -Ou in/1.vcf.gz
+# File 1: "chr1.vcf.gz".
+pipe f1 --materialise -- view --no-version -Ob1 in/1.vcf.gz
 
-# File 2: "chr2.vcf.gz"
-pipe f2 -- view --no-version -Ou in/2.vcf.gz
+# File 2: "chr2.vcf.gz".
+pipe f2 --materialise -- view --no-version -Ob1 in/2.vcf.gz
 
-# Together: f1, f2.
-pipe all --from f1 --from f2 -- concat --no-version -Ou
-
-# The result.
-pipe out --from all --output out/result.vcf.gz -- view --no-version -Oz3 -o out/result.vcf.gz
+# Together: f1, f2. The result.
+pipe c1 --from f1 --from f2 --output out/result.vcf.gz -- concat --no-version -Oz3 -o out/result.vcf.gz
 
 # All processes at once; every exit status is checked. Then the result gets its index.
 node run

@@ -76,10 +76,10 @@ node stage
 # process reaches it through a pipe, with --materialise through an indexed file.
 pipe() { printf '%s\0' "$#" "$@" >>"$DIVBASE_SCRATCH/pipeline"; }
 
-# File 1: "north.vcf.gz"
+# File 1: "north.vcf.gz".
 pipe f1 -- view --no-version -Ou --samples-file samples/1.txt in/1.vcf.gz
 
-# File 2: "south.vcf.gz"
+# File 2: "south.vcf.gz".
 pipe f2 -- view --no-version -Ou in/2.vcf.gz
 
 # Together: f1, f2.

@@ -77,20 +77,20 @@ node stage
 # process reaches it through a pipe, with --materialise through an indexed file.
 pipe() { printf '%s\0' "$#" "$@" >>"$DIVBASE_SCRATCH/pipeline"; }
 
-# File 1: "north.snps.vcf.gz"
-pipe f1 --materialise -- view --no-version -Ou in/1.vcf.gz
+# File 1: "north.snps.vcf.gz".
+pipe f1 --materialise -- view --no-version -Ob1 in/1.vcf.gz
 
-# File 2: "north.indels.vcf.gz"
-pipe f2 --materialise -- view --no-version -Ou in/2.vcf.gz
+# File 2: "north.indels.vcf.gz".
+pipe f2 --materialise -- view --no-version -Ob1 in/2.vcf.gz
 
 # Together: f1, f2.
-pipe g1 --from f1 --from f2 -- concat --allow-overlaps --no-version -Ou
+pipe c1 --from f1 --from f2 -- concat --allow-overlaps --no-version -Ou
 
-# File 3: "south.vcf.gz"
+# File 3: "south.vcf.gz".
 pipe f3 -- view --no-version -Ou --samples-file samples/3.txt in/3.vcf.gz
 
-# Together: g1, f3.
-pipe all --from g1 --from f3 -- merge --no-index --no-version -Ou
+# Together: c1, f3.
+pipe all --from c1 --from f3 -- merge --no-index --no-version -Ou
 
 # The result.
 pipe out --from all --output out/result.vcf.gz -- view --no-version -Oz3 -o out/result.vcf.gz

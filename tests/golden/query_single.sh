@@ -78,7 +78,7 @@ node stage
 # process reaches it through a pipe, with --materialise through an indexed file.
 pipe() { printf '%s\0' "$#" "$@" >>"$DIVBASE_SCRATCH/pipeline"; }
 
-# File 1: "snps/lynx é.vcf.gz"
+# File 1: "snps/lynx é.vcf.gz".
 pipe f1 -- view --no-version -Ou --samples-file samples/1.txt --regions chr1:1-500000 in/1.vcf.gz
 pipe f1.2 --from f1 -- view --no-version -Ou -i 'QUAL>30 && TYPE="snp"'
 
