@@ -114,8 +114,11 @@ def check_contigs(contigs: Iterable[str], files: Sequence[CataloguedFile]) -> No
     Raises:
         InvalidSelection: with the known contigs and close matches (`chr21` for `21`).
     """
+    wanted = dict.fromkeys(contigs)
+    if not wanted:
+        return
     known = dict.fromkeys(contig.name for file in files for contig in file.contigs)
-    unknown = [name for name in dict.fromkeys(contigs) if name not in known]
+    unknown = [name for name in wanted if name not in known]
     if not unknown:
         return
     word = unknown[0]
@@ -157,11 +160,15 @@ def choose_samples(
     if selection.where is not None:
         return _choose_where(selection.where, files, table)
     asked = tuple(dict.fromkeys(selection.samples))
-    known = {name for file in files for name in file.samples}
-    unknown = [name for name in asked if name not in known]
-    if unknown:
-        raise _unknown_samples(unknown, known, catalogue)
+    missing = set(asked).difference(*(file.samples for file in files))
+    if missing:
+        unknown = [name for name in asked if name in missing]
+        raise _unknown_samples(unknown, _every_sample(files), catalogue)
     return ChosenSamples(frozenset(asked), asked)
+
+
+def _every_sample(files: Sequence[CataloguedFile]) -> set[str]:
+    return set().union(*(file.samples for file in files))
 
 
 def _choose_where(where: str, files: Sequence[CataloguedFile], table: SampleTable | None) -> ChosenSamples:
@@ -179,7 +186,7 @@ def _choose_where(where: str, files: Sequence[CataloguedFile], table: SampleTabl
             hint="`divbase metadata query` tries a filter without running anything.",
             details={"unknown": [where], "known": []},
         )
-    in_files = {name for file in files for name in file.samples}
+    in_files = _every_sample(files)
     missing = [name for name in matching if name not in in_files]
     if len(missing) == len(matching):
         raise InvalidSelection(

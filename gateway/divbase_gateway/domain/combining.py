@@ -5,9 +5,10 @@ It knows keys, samples and contigs of the chosen files; not regions, steps or pr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from divbase_gateway.domain.errors import OverlappingSamples
 from divbase_gateway.domain.files import CataloguedFile
@@ -20,10 +21,17 @@ _SHOWN = 30
 
 @dataclass(frozen=True)
 class Member:
-    """A file that takes part. `samples`: its selected ones, in header order; `data`: contigs that it has records on."""
+    """A file that takes part.
+
+    Attributes:
+        samples: its selected ones, in header order.
+        header: its contigs, in header order.
+        data: those of the contigs asked for that it has records on, in header order.
+    """
 
     file: CataloguedFile
     samples: tuple[str, ...]
+    header: tuple[str, ...]
     data: tuple[str, ...]
 
 
@@ -47,13 +55,8 @@ def group_members(members: Sequence[Member]) -> tuple[Group, ...]:
     sets: dict[frozenset[str], list[Member]] = {}
     for member in members:
         sets.setdefault(frozenset(member.samples), []).append(member)
-    owners: dict[str, int] = {}
-    for names in sets:
-        for name in names:
-            owners[name] = owners.get(name, 0) + 1
-    shared = {name for name, count in owners.items() if count > 1}
-    if shared:
-        raise _overlap(members, shared, sets)
+    if sum(map(len, sets)) > len(frozenset().union(*sets)):
+        raise _overlap(members, sets)
     return tuple(Group(tuple(group)) for group in sets.values())
 
 
@@ -63,9 +66,9 @@ def kind_of(groups: Sequence[Group]) -> CombineKind:
     return CombineKind.MERGE if all(len(group.members) == 1 for group in groups) else CombineKind.MIXED
 
 
-def _overlap(
-    members: Sequence[Member], shared: set[str], sets: Mapping[frozenset[str], Sequence[Member]]
-) -> OverlappingSamples:
+def _overlap(members: Sequence[Member], sets: Mapping[frozenset[str], Sequence[Member]]) -> OverlappingSamples:
+    owners = Counter(name for names in sets for name in names)
+    shared = {name for name, count in owners.items() if count > 1}
     keys = {member.file.key for names, group in sets.items() if names & shared for member in group}
     involved = {member.file.key: list(member.samples) for member in members if member.file.key in keys}
     usable = usable_samples(members)
@@ -102,13 +105,10 @@ def usable_samples(members: Sequence[Member]) -> list[str]:
     return [name for name in holders if name in usable]
 
 
-def union_contigs(headers: Iterable[Sequence[str]]) -> tuple[str, ...]:
+def union_contigs(members: Iterable[Member]) -> tuple[str, ...]:
     """The contigs of a combined header, as bcftools builds it: in the order in which headers first name them."""
-    return tuple(dict.fromkeys(name for header in headers for name in header))
-
-
-def header_contigs(member: Member) -> tuple[str, ...]:
-    return tuple(contig.name for contig in member.file.contigs)
+    headers = dict.fromkeys(member.header for member in members)
+    return tuple(dict.fromkeys(chain.from_iterable(headers)))
 
 
 def plain_concat_order(members: Sequence[Member]) -> tuple[Member, ...] | None:
@@ -127,4 +127,4 @@ def plain_concat_order(members: Sequence[Member]) -> tuple[Member, ...] | None:
 
 
 def _ranks(members: Sequence[Member]) -> dict[str, int]:
-    return {name: index for index, name in enumerate(union_contigs(map(header_contigs, members)))}
+    return {name: index for index, name in enumerate(union_contigs(members))}

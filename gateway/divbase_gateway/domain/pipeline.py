@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from divbase_gateway.domain.combining import Group, Member, header_contigs, plain_concat_order, union_contigs
+from divbase_gateway.domain.combining import Group, Member, plain_concat_order, union_contigs
 from divbase_gateway.domain.queries import CombineKind, OutputFormat, Process
 from divbase_gateway.domain.regions import format_regions, parse_regions, sort_by_contig
 from divbase_gateway.domain.steps import Step, Steps
@@ -102,7 +102,7 @@ def _can_stream(groups: Sequence[Group]) -> bool:
     headers = set()
     for group in groups:
         order = (plain_concat_order(group.members) if len(group.members) > 1 else None) or group.members
-        headers.add(union_contigs(map(header_contigs, order)))
+        headers.add(union_contigs(order))
     return len(headers) == 1
 
 
@@ -188,5 +188,5 @@ def _step_argv(step: Step, entry: Numbered, only: Sequence[str] = (), without: S
 
 
 def _regions_argv(value: str | None, entry: Numbered) -> tuple[str, str]:
-    regions = sort_by_contig(parse_regions(value or ""), header_contigs(entry.member))
+    regions = sort_by_contig(parse_regions(value or ""), entry.member.header)
     return ("--regions", format_regions(regions))

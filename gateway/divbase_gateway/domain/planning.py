@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from divbase_gateway.domain.choosing import ChosenFiles, ChosenSamples, check_contigs, choose_files, choose_samples
 from divbase_gateway.domain.combining import Group, Member, group_members, kind_of
@@ -82,9 +83,9 @@ def _members(files: Sequence[CataloguedFile], steps: Steps, asked: ChosenSamples
     members = []
     for file in files:
         data = tuple(c.name for c in file.contigs if c.variants != 0 and (contigs is None or c.name in contigs))
-        samples = file.samples if asked.names is None else tuple(n for n in file.samples if n in asked.names)
+        samples = file.samples if asked.names is None else tuple(filter(asked.names.__contains__, file.samples))
         if data and (samples or not some_have_samples):
-            members.append(Member(file, samples, data))
+            members.append(Member(file, samples, tuple(c.name for c in file.contigs), data))
     if not members:
         raise _nothing_there(files, steps, asked)
     return tuple(members)
@@ -121,7 +122,7 @@ def _lay_out(groups: Sequence[Group], asked: ChosenSamples) -> _Layout:
             numbered.append(Numbered(number, member, order, keep_counts=True))
         else:
             numbered.append(Numbered(number, member, None))
-    return _Layout(tuple(numbered), group_of, tuple(name for group in groups for name in group.samples))
+    return _Layout(tuple(numbered), group_of, tuple(chain.from_iterable(group.samples for group in groups)))
 
 
 def _assemble(
@@ -175,26 +176,37 @@ def _planned_input(entry: Numbered, group_of: dict[str, int]) -> PlannedInput:
 
 def _share(numbered: Sequence[Numbered]) -> float:
     """The share of the inputs' records that lie on the contigs asked for; 1 where an index has not counted."""
-    counts = [(c.variants, c.name in set(entry.member.data)) for entry in numbered for c in entry.member.file.contigs]
-    if any(count is None for count, _ in counts):
-        return 1.0
-    total = sum(count or 0 for count, _ in counts)
-    return sum(count or 0 for count, asked in counts if asked) / total if total else 1.0
+    total = asked = 0
+    for entry in numbered:
+        data = set(entry.member.data)
+        for contig in entry.member.file.contigs:
+            if contig.variants is None:
+                return 1.0
+            total += contig.variants
+            asked += contig.variants if contig.name in data else 0
+    return asked / total if total else 1.0
 
 
 def _dropped(
     asked: ChosenSamples, kept: Sequence[str], files: Sequence[CataloguedFile]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Selected samples that are not in the result, and a sentence about those that only the region excludes."""
-    present = set(kept)
-    in_files = dict.fromkeys(name for file in files for name in file.samples)
-    everyone = asked.ordered if asked.names is not None else tuple(in_files)
+    if asked.names is not None and len(kept) == len(asked.ordered):
+        return (), ()
+    present = frozenset(kept)
+    everyone = asked.ordered if asked.names is not None else _beside(files, present)
     dropped = tuple(name for name in everyone if name not in present)
+    in_files = frozenset(_beside(files, present)) if dropped else frozenset()
     by_region = [name for name in dropped if name in in_files]
     if not by_region:
         return dropped, ()
     sentence = f"{len(by_region)} sample(s) are left out, their files have no records there: {list_some(by_region)}."
     return dropped, (sentence,)
+
+
+def _beside(files: Sequence[CataloguedFile], present: frozenset[str]) -> dict[str, None]:
+    """Samples of files of which not every sample is present, in order."""
+    return dict.fromkeys(chain.from_iterable(f.samples for f in files if not present.issuperset(f.samples)))
 
 
 def _copies(inputs: Sequence[PlannedInput], kind: CombineKind) -> tuple[str, ...]:
