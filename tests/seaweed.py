@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
-
 from divbase_gateway.local.seaweedfs import S3Endpoint, SeaweedServer
 
 

@@ -70,6 +70,9 @@ class _Ports:
     s3: int
     s3_grpc: int
 
+    def all(self) -> list[int]:
+        return list(asdict(self).values())
+
 
 @dataclass(frozen=True)
 class _Running:
@@ -124,7 +127,7 @@ class SeaweedServer:
         with self._only_one():
             if (running := self._read_state()) is not None:
                 _end(running)
-                _remove_sockets(running.ports)
+                _remove_sockets(running.ports.all())
             if self._child is not None:
                 self._child.poll()
             self._write_state(None)
@@ -150,10 +153,11 @@ class SeaweedServer:
         program = _program()
         if (running := self._read_state()) is not None:  # it is ours, but hangs or has another port
             _end(running)
-            _remove_sockets(running.ports)
+            _remove_sockets(running.ports.all())
         for orphan in self._orphans():  # a gateway that was killed between launching it and writing it down
             orphan.kill()
             orphan.wait(10)
+            _remove_sockets(_ports_in(orphan.info["cmdline"]))
         ports = self._choose_ports()
         endpoint = S3Endpoint(f"http://{_HOST}:{ports.s3}", *self._keys())
         self._child = process = self._launch(program, ports)
@@ -195,7 +199,7 @@ class SeaweedServer:
     def _abandon(self, process: subprocess.Popen[bytes], ports: _Ports) -> None:
         process.kill()
         process.wait()
-        _remove_sockets(ports)
+        _remove_sockets(ports.all())
         self._write_state(None)
 
     def _not_started(self, what: str) -> StoreUnavailable:
@@ -332,13 +336,12 @@ def _socket(ports: _Ports, service: str) -> str:
     return f"/tmp/seaweedfs-{service}-{getattr(ports, service)}.sock"  # noqa: S108 - weed's own naming
 
 
-def _remove_sockets(ports: _Ports) -> None:
-    """weed leaves its sockets behind when it is killed; their folder is fixed in the program."""
-    names = [_socket(ports, "filer"), _socket(ports, "s3")]
-    names += [f"/tmp/seaweedfs-{name}-grpc-{getattr(ports, name + '_grpc')}.sock" for name in _SERVICES]  # noqa: S108
-    for name in names:
-        with suppress(OSError):
-            os.unlink(name)
+def _remove_sockets(ports: Collection[int]) -> None:
+    """weed leaves its sockets behind when it is killed; their folder and names are fixed in the program."""
+    for port in ports:
+        for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108
+            with suppress(OSError):
+                leftover.unlink()
 
 
 # --- processes and ports ---------------------------------------------------------------------------------------------
@@ -364,6 +367,11 @@ def _end(running: _Running) -> None:
         for survivor in alive:
             survivor.kill()
         psutil.wait_procs(alive, timeout=10)
+
+
+def _ports_in(command: list[str]) -> list[int]:
+    options = (argument.partition("=") for argument in command)
+    return [int(value) for name, _, value in options if name.endswith((".port", ".port.grpc"))]
 
 
 def _is_free(port: int) -> bool:

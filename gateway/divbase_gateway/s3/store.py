@@ -236,11 +236,10 @@ class S3Store:
     def list_parts(self, bucket: str, key: str, upload_id: str) -> list[Part]:
         with self._asking(f"listing the parts of an upload of {_named(bucket, key)}"):
             pages = self._client.get_paginator("list_parts").paginate(Bucket=bucket, Key=key, UploadId=upload_id)
-            return [
-                Part(part["PartNumber"], part["ETag"].strip('"'), part["Size"])
-                for page in pages
-                for part in page.get("Parts", [])
-            ]
+            sent = [part for page in pages for part in page.get("Parts", [])]
+        # SeaweedFS lists every sending of a part number; the last one counts
+        last = {part["PartNumber"]: part for part in sorted(sent, key=lambda part: part["LastModified"])}
+        return [Part(number, part["ETag"].strip('"'), part["Size"]) for number, part in sorted(last.items())]
 
     def complete_multipart(self, bucket: str, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:
         if not parts:
