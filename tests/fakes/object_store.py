@@ -230,7 +230,7 @@ class FakeObjectStore:
             raise Conflict(f"The upload of {key!r} has other parts.")
         body = b"".join(upload.parts[part.number] for part in parts)
         info = self._store(bucket, key, body, expected, upload.metadata)
-        del self._bucket(bucket).uploads[upload_id]
+        self._bucket(bucket).uploads.pop(upload_id, None)  # a second call may have joined the same parts meanwhile
         self._answered("complete_multipart")
         return info
 
