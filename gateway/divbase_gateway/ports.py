@@ -170,7 +170,7 @@ class PresignedRequest:
     """A request that the bearer may make without credentials until `expires_at`; it must send `headers` as they are."""
 
     method: str
-    url: str
+    url: str = field(repr=False)  # who has it needs nothing else, so it stays out of logs and tracebacks
     headers: Mapping[str, str]
     expires_at: datetime
 

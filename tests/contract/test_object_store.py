@@ -325,6 +325,14 @@ def test_a_presigned_request_dies_when_it_expires(world: World, bucket: str) -> 
     assert world.send(request).status == 403
 
 
+def test_a_presigned_url_does_not_show_in_logs(store: ObjectStore, bucket: str) -> None:
+    """Whoever logs the request, or raises with it, does not give the URL away."""
+    info = store.write(bucket, "k", b"x")
+    request = store.presign_get(bucket, "k", info.version_id, Audience.LAPTOP, HOUR)
+    assert "X-Amz-Signature" in request.url
+    assert "X-Amz-Signature" not in repr(request)
+
+
 def test_a_presigned_put_stores_the_signed_bytes_and_metadata(world: World, bucket: str) -> None:
     """The bearer needs no key, and the object has the metadata that was signed."""
     request = world.store.presign_put(bucket, "k", Audience.LAPTOP, HOUR, _md5(b"hello"), {"sha256": "2cf2"})

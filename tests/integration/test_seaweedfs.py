@@ -105,7 +105,7 @@ def test_a_stale_process_file_with_anothers_id_is_not_believed(folder: Path) -> 
         bystander.wait()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": "x"}'])
+@pytest.mark.parametrize("content", ["{", '{"pid": "x"}'])
 def test_a_damaged_process_file_is_as_good_as_none(folder: Path, content: str) -> None:
     """A file that was cut short by a power failure does not keep the server down; a server it forgot is replaced."""
     server = SeaweedServer(folder)
