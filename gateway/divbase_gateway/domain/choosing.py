@@ -204,6 +204,6 @@ def _unknown_samples(unknown: list[str], known: set[str], catalogue: Sequence[Ca
     return InvalidSelection(
         f"{len(unknown)} sample(s) are in none of the files: {list_some(unknown)}."
         f"{where or did_you_mean(unknown[0], known)}",
-        hint="`divbase samples ls` lists the samples of the files.",
+        hint="`divbase metadata template` writes a list of the samples of all files.",
         details={"unknown": unknown, "known": sorted(known)[:_EXAMPLES]},
     )
