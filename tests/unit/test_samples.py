@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import divbase_gateway
 import pytest
 from divbase_gateway.domain.errors import InvalidFilter, InvalidMetadata
 from divbase_gateway.domain.samples import (
@@ -151,6 +153,17 @@ def test_samples_of_only_one_side_are_warnings() -> None:
         "1 sample(s) of the table are in no file yet: S3.",
         "1 sample(s) of the files have no row: X9.",
     )
+
+
+def test_one_module_of_the_gateway_reads_tables() -> None:
+    """Only domain/samples.py imports the validator; everything else gets the table from there (ADR 2)."""
+    gateway = Path(divbase_gateway.__file__).parent
+    importers = [
+        path.relative_to(gateway).as_posix()
+        for path in sorted(gateway.rglob("*.py"))
+        if re.search(r"^\s*(from|import) divbase_client.*sample_metadata", path.read_text(), re.MULTILINE)
+    ]
+    assert importers == ["domain/samples.py"]
 
 
 @pytest.mark.realdata
