@@ -176,7 +176,7 @@ class PresignedRequest:
 
 
 class ObjectStore(Protocol):
-    """A versioned object store. Every method may raise StoreUnavailable; a missing bucket, key or version is NotFound."""
+    """A versioned object store. Any method may raise StoreUnavailable; a missing bucket, key or version is NotFound."""
 
     def ensure_bucket(self, bucket: str) -> bool:
         """Create the bucket, or adopt the one that is there, and switch versioning on. True if it was created."""
@@ -207,7 +207,13 @@ class ObjectStore(Protocol):
         ...
 
     def presign_get(
-        self, bucket: str, key: str, version_id: str, audience: Audience, expires: timedelta, filename: str | None = None
+        self,
+        bucket: str,
+        key: str,
+        version_id: str,
+        audience: Audience,
+        expires: timedelta,
+        filename: str | None = None,
     ) -> PresignedRequest:
         """For one pinned version; `filename` becomes the Content-Disposition."""
         ...
