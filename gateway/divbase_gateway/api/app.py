@@ -9,6 +9,7 @@ from typing import Any
 
 from divbase_client.models import Problem
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 
 from divbase_gateway.api.deps import Gateway
 from divbase_gateway.api.errors import install_error_handlers
@@ -24,11 +25,12 @@ NOUNS = ("health", "users", "keys", "projects", "files", "uploads", "metadata", 
 
 def create_app(gateway: Gateway) -> FastAPI:
     """The app of this gateway. It starts and stops nothing: who runs it closes the gateway."""
-    app = _bare_app(max_body_bytes=gateway.settings.server.max_body_mib * 1024 * 1024)
+    app = _bare_app()
     app.state.gateway = gateway
     app.state.readiness = Readiness(gateway.sessions, gateway.store, gateway.scheduler, gateway.clock)
+    app.state.templates = {context.endpoint: context.path for context in iter_route_contexts(app.routes)}
     install_error_handlers(app)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, max_body_bytes=gateway.settings.server.max_body_mib * 1024 * 1024)
     return app
 
 
@@ -37,7 +39,7 @@ def openapi_document() -> dict[str, Any]:
     return _bare_app().openapi()
 
 
-def _bare_app(max_body_bytes: int | None = None) -> FastAPI:
+def _bare_app() -> FastAPI:
     app = FastAPI(
         title="DivBase",
         version=VERSION,
@@ -45,7 +47,6 @@ def _bare_app(max_body_bytes: int | None = None) -> FastAPI:
         openapi_url=f"{PREFIX}/openapi.json",
         docs_url=f"{PREFIX}/docs",
         redoc_url=None,
-        max_body_size=max_body_bytes,
         responses={"default": {"description": "Any error", "model": Problem}},
     )
     for module in _modules():

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from divbase_gateway.api.errors import REQUEST_ID_HEADER, unexpected
@@ -24,12 +25,13 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class RequestLog:
     """The outermost layer of the app.
 
-    A request id that comes in is kept if it is sane (up to 64 of A-Z a-z 0-9 . _ -), else one is made; it is in every
-    log line of the request and in the answer.
+    Bodies above `max_body_bytes` are refused with 413. A request id that comes in is kept if it is sane (up to 64 of
+    A-Z a-z 0-9 . _ -), else one is made; it is in every log line of the request and in the answer.
     """
 
-    def __init__(self, app: ASGIApp):
+    def __init__(self, app: ASGIApp, max_body_bytes: int):
         self.app = app
+        self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,7 +52,7 @@ class RequestLog:
         started = time.perf_counter()
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self.app(scope, receive, send_with_id)
+                await self.app(scope, _limited(scope, receive, self.max_body_bytes), send_with_id)
             except Exception:
                 _log.exception("request.crashed", method=scope["method"], path=_template(scope))
                 if status:
@@ -66,11 +68,30 @@ class RequestLog:
             )
 
 
+def _limited(scope: Scope, receive: Receive, most: int) -> Receive:
+    """`receive`, which refuses to read more than `most` bytes of body, announced or not."""
+    announced = Headers(scope=scope).get("content-length", "")
+    too_large = announced.isdecimal() and int(announced) > most
+    received = 0
+
+    async def receive_some() -> Message:
+        nonlocal received
+        if too_large:
+            raise HTTPException(413)
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > most:
+            raise HTTPException(413)
+        return message
+
+    return receive_some
+
+
 def _request_id(given: str | None) -> str:
     return given if given and _SANE_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _template(scope: Scope) -> str:
     """The route's path with its parameters by name; of unknown paths only that they are."""
-    path: str = getattr(scope.get("route"), "path", None) or "(no such route)"
-    return path
+    templates: dict[object, str] = scope["app"].state.templates
+    return templates.get(scope.get("endpoint"), "(no such route)")
