@@ -14,7 +14,7 @@ import structlog
 from fastapi import Depends, Path, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from divbase_gateway.api.deps import WriteSession, gateway_of
+from divbase_gateway.api.deps import gateway_of
 from divbase_gateway.db.models import AttemptRow
 from divbase_gateway.domain.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from divbase_gateway.domain.projects import Role
@@ -51,7 +51,7 @@ def require(access: Access | ProjectAccess) -> Callable[..., Any]:
     """The dependency that lets only those through who have `access`.
 
     It gives a `Caller` for USER, ADMIN and ProjectAccess (`caller.project` and `.role` for the last), the `AttemptRow`
-    for JOB_TOKEN (in the route's own `WriteSession`) and None for PUBLIC.
+    for JOB_TOKEN (detached, with its job) and None for PUBLIC.
 
     Raises (when a request comes):
         Unauthenticated: no key, or not a good one.
@@ -133,12 +133,11 @@ def _require_role(needed: Role) -> Callable[..., Caller]:
 
 def _require_job_token() -> Callable[..., AttemptRow]:
     def authorize(
-        request: Request,
-        credentials: _JobToken,
-        session: WriteSession,  # the route's own, so that the row may be changed there
-        attempt: Annotated[str, Path(description="`<job>.<number>`")],
+        request: Request, credentials: _JobToken, attempt: Annotated[str, Path(description="`<job>.<number>`")]
     ) -> AttemptRow:
-        row = attempts.authenticate(session, attempt, _token(credentials, "job token"))
+        token = _token(credentials, "job token")
+        with gateway_of(request).sessions.read() as session:
+            row = attempts.authenticate(session, attempt, token)
         request.state.user = f"attempt {attempt}"
         return row
 
