@@ -101,7 +101,7 @@ class Refused(Exception):
 
 # --- the log -----------------------------------------------------------------------------------------------------
 
-_hidden = []  # secrets that must not be printed, whoever put them into a message
+_hidden = []  # type: list[str]  # secrets that must not be printed, whoever put them into a message
 _log_lock = threading.Lock()
 
 
@@ -132,7 +132,7 @@ def readable(size):
 # --- the state between two commands ------------------------------------------------------------------------------
 
 
-class State(dict):
+class State(dict):  # type: ignore[type-arg]  # dict[...] came with Python 3.9
     """What one command leaves for the next: a JSON file, mode 0600, in the scratch folder."""
 
     def __init__(self, folder):
@@ -194,7 +194,7 @@ def write_private(path, content):
 # --- HTTP --------------------------------------------------------------------------------------------------------
 
 _connections = threading.local()  # every thread keeps its connections open
-_tls = []  # the one TLS context, once it is needed: it takes long to make
+_tls = []  # type: list[ssl.SSLContext]  # the one TLS context, once it is needed: it takes long to make
 
 
 class Answer(object):
@@ -261,7 +261,7 @@ def proxy_for(parts):
     import urllib.request  # slow to import, and seldom needed
 
     proxy = urllib.request.getproxies_environment().get(parts.scheme)
-    if not proxy or urllib.request.proxy_bypass_environment(parts.netloc):
+    if not proxy or urllib.request.proxy_bypass_environment(parts.netloc):  # type: ignore[attr-defined]
         return None
     split = urllib.parse.urlsplit(proxy if "//" in proxy else "//" + proxy)
     return split.hostname, split.port or 80
@@ -386,27 +386,33 @@ def start_thread(work):
 
 def work_through(tasks, threads):
     """Calls every task, in order, that many at once; the first exception ends it and is raised here."""
-    waiting = queue.Queue()
-    for task in tasks:
-        waiting.put(task)
-    ended = queue.Queue()
+    waiting = collections.deque(tasks)
+    outcomes = queue.Queue()  # type: queue.Queue[BaseException | None]
 
     def work():
         try:
-            while True:
-                waiting.get_nowait()()
-        except queue.Empty:
-            ended.put(None)
+            while waiting:
+                take_first(waiting)()
         except BaseException as exc:  # noqa: BLE001 - raised again in the main thread
-            ended.put(exc)
+            outcomes.put(exc)
+        else:
+            outcomes.put(None)
 
     count = min(threads, len(tasks))
     for _ in range(count):
         start_thread(work)
     for _ in range(count):
-        exc = ended.get()
-        if exc is not None:
-            raise exc
+        failure = outcomes.get()
+        if failure is not None:
+            raise failure
+
+
+def take_first(tasks):
+    """The next task, or one that does nothing where another thread was faster."""
+    try:
+        return tasks.popleft()
+    except IndexError:
+        return lambda: None
 
 
 # --- claim -------------------------------------------------------------------------------------------------------
@@ -881,7 +887,7 @@ def read_pipeline(path):
 
 def check_pipeline(processes):
     """Sources come first and are read once; only the last process has no reader."""
-    unread = []
+    unread = []  # type: list[str]
     for process in processes:
         for source in process.sources:
             if source not in unread:
@@ -1323,7 +1329,7 @@ class Upload(object):
     def measure(self):
         """Size, SHA-256 of the whole and MD5 of every part, in one reading; an empty file is one empty part."""
         whole_digest = hashlib.sha256()
-        self.md5s = []
+        self.md5s = []  # type: list[str]
         self.size = 0
         self.file.seek(0)
         while True:

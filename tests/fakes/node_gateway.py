@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -88,8 +89,7 @@ class NodeGateway:
         self._announced: dict[str, dict[str, Any]] = {}
         self._parts: dict[tuple[str, int], bytes] = {}
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler_of(self))
 
     def __enter__(self) -> NodeGateway:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -292,6 +292,15 @@ def _md5(body: bytes) -> hashlib._Hash:
 
 def _s3_error(code: str, message: str) -> bytes:
     return f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A node that goes away is no error here; anything else is printed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 def _handler_of(gateway: NodeGateway) -> type[BaseHTTPRequestHandler]:

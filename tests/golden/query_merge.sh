@@ -24,7 +24,7 @@ set -euo pipefail
 
 # node COMMAND...: one step of the node helper, in the background, so that a signal is noticed at once.
 node() {
-  python3 -I divbase_node.py "$@" &
+  python3 -IS divbase_node.py "$@" &
   wait "$!"
 }
 
@@ -47,7 +47,7 @@ finish() {
   trap - EXIT
   trap '' TERM INT USR2
   if [[ -n $DIVBASE_SCRATCH ]]; then
-    python3 -I divbase_node.py finish "$status" ${reason:+"$reason"} || status=$((status ? status : 1))
+    python3 -IS divbase_node.py finish "$status" ${reason:+"$reason"} || status=$((status ? status : 1))
     rm -rf -- "$DIVBASE_SCRATCH"
   fi
   exit "$status"

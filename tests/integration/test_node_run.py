@@ -17,6 +17,7 @@ from typing import Any
 import pysam
 import pytest
 from divbase_gateway.local.bcftools import ensure_bcftools
+from divbase_jobscripts import node
 from divbase_jobscripts.render import IndexScript, QueryScript, node_helper_source
 
 from tests.fakes.node_gateway import SIGNATURE, TOKEN, NodeGateway
@@ -341,6 +342,25 @@ def test_dropped_download_goes_on_where_it_ended(run: Run, gateway: NodeGateway,
     run(SINGLE)
     ranges = [asked for key, asked in gateway.gets if key == "snps.vcf.gz"]
     assert ranges in ([f"bytes=0-{size - 1}", f"bytes={size // 2}-{size - 1}"], [f"bytes=0-{size - 1}"])
+
+
+def test_file_in_many_ranges(gateway: NodeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranges that arrive in any order, some after drops, refusals and an expired URL, make up the same file."""
+    whole = simulate(tmp_path / "a.vcf.gz", samples=NORTH, contigs=CONTIGS, sites=3000, index="tbi")
+    gateway.add_input(whole.path, index=whole.index)
+    vars(gateway.faults).update(dropped_bodies=5, failing_gets=5, expired=True)
+    (tmp_path / "job.json").write_text(json.dumps(gateway.ticket()))
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(node, "RANGE_BYTES", 1000)
+    job = node.Job(str(tmp_path / "scratch"))
+    job.state["manifest"] = gateway.answer("claim", {"claimant": "me"}, f"Bearer {TOKEN}")[1]
+    node.stage(job)
+    assert (tmp_path / "scratch/in/1.vcf.gz").read_bytes() == whole.path.read_bytes()
+    assert whole.index is not None
+    assert (tmp_path / "scratch/in/1.vcf.gz.tbi").read_bytes() == whole.index.read_bytes()
+    assert len(gateway.gets) > whole.path.stat().st_size // 1000 + 10
+    assert len(gateway.bodies("urls")) == 1
 
 
 # --- faults that last ----------------------------------------------------------------------------------------------
