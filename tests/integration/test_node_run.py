@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pysam
 import pytest
 from divbase_gateway.local.bcftools import ensure_bcftools
@@ -551,9 +553,14 @@ def start_slow(gateway: NodeGateway, tmp_path: Path, bcftools: Path) -> tuple[Jo
     return folder, process
 
 
-def session_of(process: subprocess.Popen[bytes]) -> list[str]:
-    found = subprocess.run(["ps", "-o", "args=", "-s", str(process.pid)], capture_output=True, text=True, check=False)
-    return [line for line in found.stdout.splitlines() if "<defunct>" not in line]
+def session_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The processes of the script's session that are still at work."""
+    found = []
+    for each in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.getsid(each.pid) == process.pid and each.status() != psutil.STATUS_ZOMBIE:
+                found.append(each)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -604,10 +611,8 @@ def test_signal_during_a_download(gateway: NodeGateway, tmp_path: Path, bcftools
 def test_killed_helper_takes_its_processes_along(gateway: NodeGateway, tmp_path: Path, bcftools: Path) -> None:
     """When the system kills the helper, most often for memory, nothing goes on and the guess is reported."""
     folder, process = start_slow(gateway, tmp_path, bcftools)
-    found = subprocess.run(
-        ["pgrep", "-s", str(process.pid), "-f", "divbase_node.py run"], capture_output=True, text=True, check=True
-    )
-    os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+    (helper,) = [each for each in session_of(process) if each.cmdline()[-2:] == ["divbase_node.py", "run"]]
+    helper.kill()
     ended = folder.wait(process)
     assert (ended.status, failure(ended, gateway)[0]) == (137, "out_of_memory")
     assert session_of(process) == []
