@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import random
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from divbase_gateway.db.models import UploadRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.projects import Role
-from divbase_gateway.services.uploads import UploadLimits, part_size_for
+from divbase_gateway.services.uploads import part_size_for
 from sqlalchemy import select
 
 from tests.lab import MIB, PART_SIZE, Lab, lab_in_memory, lab_on_s3, stated_parts, together
@@ -475,12 +474,6 @@ def test_an_upload_of_another_project_is_not_found(lab: Lab) -> None:
     lab.api.add_member(other, lab.editor.user, Role.EDIT)
     body = {"parts": stated_parts(begun, b"hello")}
     assert lab.editor.post(f"/projects/{other.name}/uploads/{begun['id']}/complete", body).status_code == 404
-
-
-def test_limits_are_plain_values() -> None:
-    """Guards: the service takes the site's choices as values, not settings."""
-    limits = UploadLimits(PART_SIZE, 10 * PART_SIZE, (".txt",), timedelta(hours=1))
-    assert limits.allowed_suffixes == (".txt",)
 
 
 def _open_multiparts(lab: Lab) -> list[str]:

@@ -493,26 +493,26 @@ def abort_upload(database: Database, store: ObjectStore, project: ProjectRow, up
     """
     with database.read() as session:
         upload = _get_upload(session, project, upload_id)
-    if upload.done is None:
-        if upload.s3_upload_id is not None:
-            store.abort_multipart(project.bucket, upload.content.key, upload.s3_upload_id)
-        with database.write() as session:
-            row = rows.find_upload(session, project.id, upload_id, lock=True)
-            if row is not None and row.completed_at is None:
-                session.delete(row)
-                upload_ended = True
-            else:
-                upload_ended = row is None
-        if upload_ended:
-            info = _find_object(store, project.bucket, upload)
-            if info is not None:
-                _remove_version(store, project.bucket, info)
-            return
-    raise Conflict(
-        f"The upload of {upload.content.key!r} is completed.",
-        hint=f"`divbase files rm '{upload.content.key}'` deletes the file.",
-        details={"upload": upload_id, "key": upload.content.key},
-    )
+    if upload.done is None and upload.s3_upload_id is not None:
+        store.abort_multipart(project.bucket, upload.content.key, upload.s3_upload_id)
+    if upload.done is not None or not _forget_row(database, project, upload):
+        raise Conflict(
+            f"The upload of {upload.content.key!r} is completed.",
+            hint=f"`divbase files rm '{upload.content.key}'` deletes the file.",
+            details={"upload": upload_id, "key": upload.content.key},
+        )
+    info = _find_object(store, project.bucket, upload)
+    if info is not None:
+        _remove_version(store, project.bucket, info)
+
+
+def _forget_row(database: Database, project: ProjectRow, upload: OpenUpload) -> bool:
+    """Whether the upload is gone now. False: it was completed meanwhile."""
+    with database.write() as session:
+        row = rows.find_upload(session, project.id, upload.id, lock=True)
+        if row is not None and row.completed_at is None:
+            session.delete(row)
+        return row is None or row.completed_at is None
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------

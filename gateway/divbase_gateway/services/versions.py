@@ -13,10 +13,9 @@ from sqlalchemy.orm import Session
 from divbase_gateway.db import files as rows
 from divbase_gateway.db.models import FileRow, FileVersionRow, ProjectRow, UserRow
 from divbase_gateway.db.session import Database
-from divbase_gateway.domain.errors import InvalidMetadata
+from divbase_gateway.domain.errors import InvalidMetadata, NotFound
 from divbase_gateway.domain.files import (
     METADATA_KEY,
-    RESERVED_PREFIXES,
     CataloguedFile,
     Contig,
     FileFormat,
@@ -164,18 +163,15 @@ def adopt_user_index(database: Database, store: ObjectStore, project: ProjectRow
     """
     variant_key = index_key.rpartition(".")[0]
     with database.read() as session:
-        file = rows.find_file(session, project.id, variant_key)
-        version = file.current if file and file.deleted_at is None else None
-        if version is None or not _can_use_an_index(version) or format_of(variant_key) not in rows.VARIANT_FORMATS:
-            return
-        if any(
-            (index.key, index.version_id) == (version.index_key, version.index_version_id)
-            for index in index_candidates(session, project.id, variant_key)[:1]
-        ):
-            return
-    info = _object_info(variant_key, version)
-    seen = look_at(database, store, project, info, version.sha256).file
-    if seen.state is not FileState.READY or seen.index is None or is_own(seen.index):
+        version = _waiting_for_index(session, project.id, variant_key)
+    if version is None:
+        return
+    try:
+        info = _object_info(variant_key, version)
+        seen = look_at(database, store, project, info, version.sha256).file
+    except NotFound:
+        return  # the bucket has lost the variant file; a refresh will note it
+    if seen.state is not FileState.READY:
         return
     with database.write() as session:
         file = rows.claim_file(session, project.id, variant_key)
@@ -184,14 +180,20 @@ def adopt_user_index(database: Database, store: ObjectStore, project: ProjectRow
             rows.set_catalogued(current, seen)
 
 
-def _can_use_an_index(version: FileVersionRow) -> bool:
-    """Also true of a file whose index job failed, since its header was read before that."""
-    return version.state in (FileState.INDEXING, FileState.READY) or version.index_job is not None
+def _waiting_for_index(session: Session, project_id: int, key: str) -> FileVersionRow | None:
+    """The current version of a variant file that could use a user's index which it does not use yet.
 
-
-def is_own(index: IndexRef) -> bool:
-    """Whether DivBase built this index itself."""
-    return index.key.startswith(RESERVED_PREFIXES)
+    One whose index job failed is among them: its header was read before that.
+    """
+    file = rows.find_file(session, project_id, key)
+    version = file.current if file and file.deleted_at is None else None
+    if version is None or version.format not in rows.VARIANT_FORMATS:
+        return None
+    if version.state not in (FileState.INDEXING, FileState.READY) and version.index_job is None:
+        return None
+    best = index_candidates(session, project_id, key)[:1]
+    used = (version.index_key, version.index_version_id)
+    return version if best and (best[0].key, best[0].version_id) != used else None
 
 
 def _request_index(
