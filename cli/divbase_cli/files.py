@@ -120,9 +120,8 @@ def upload(
     session.interrupted = "Run the same command again: only what is missing is sent."
     outcomes: list[Uploaded | Failed] = []
     with transfer_bars(session.output) as progress:
-        for outcome in session.client.files.upload_all(session.project, sources, progress):
-            _say(session, outcome)
-            outcomes.append(outcome)
+        outcomes.extend(session.client.files.upload_all(session.project, sources, progress))
+    _say_failures(session, outcomes)
     if wait:
         outcomes = _wait(session, outcomes)
     _print_uploads(session, outcomes)
@@ -174,11 +173,13 @@ def _files_below(folder: Path) -> Iterator[tuple[Path, str]]:
                 yield path, path.relative_to(folder).as_posix()
 
 
-def _say(session: Session, outcome: Uploaded | Downloaded | Failed) -> None:
+def _say_failures(session: Session, outcomes: Sequence[Uploaded | Downloaded | Failed]) -> None:
+    """A line for each failure of several files; that of a single file is the command's own error line."""
     from divbase_client.transfers import Failed
 
-    if isinstance(outcome, Failed):
-        session.output.note(f"divbase: {outcome.key}: {line_of(outcome.error)}")
+    for one in outcomes:
+        if isinstance(one, Failed) and len(outcomes) > 1:
+            session.output.note(f"divbase: {one.key}: {line_of(one.error)}")
 
 
 def _wait(session: Session, outcomes: Sequence[Uploaded | Failed]) -> list[Uploaded | Failed]:
@@ -306,8 +307,7 @@ def print_downloads(session: Session, outcomes: Sequence[Downloaded | Failed]) -
     """Say what arrived. Raises the failure, if any."""
     from divbase_client.transfers import Failed
 
-    for outcome in outcomes:
-        _say(session, outcome)
+    _say_failures(session, outcomes)
     if session.output.as_json:
         session.output.json(
             [

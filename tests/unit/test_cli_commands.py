@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -334,7 +335,8 @@ class TestFiles:
         """A checksum that does not match has its own exit code."""
         gateway.store("a", b"abc")
         gateway.faults.append(Fault("GET /s3", "wrong"))
-        shell("files", "download", "a", "--to", str(tmp_path), code=ExitCode.CHECKSUM)
+        result = shell("files", "download", "a", "--to", str(tmp_path), code=ExitCode.CHECKSUM)
+        assert result.stderr.count("\n") == 1
 
     def test_cat_is_byte_for_byte(self, shell: Shell, gateway: FakeGateway) -> None:
         """Standard output gets the bytes and nothing else."""
@@ -479,6 +481,31 @@ class TestKeys:
         assert json.loads(gateway.requests("POST /api/v1/keys")[0].body) == {"name": "robot", "expires_in_days": None}
 
 
+class TestCompletion:
+    def complete(self, shell: Shell, line: str) -> list[str]:
+        variables = {"_DIVBASE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        done = subprocess.run(
+            [sys.executable, "-c", "from divbase_cli.main import run; run()"],
+            env={**os.environ, **{name: value for name, value in shell.environment.items() if value}, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout.split()
+
+    def test_keys_jobs_and_projects(self, shell: Shell, gateway: FakeGateway) -> None:
+        """The shell completes what the gateway has."""
+        gateway.store("chr21.vcf.gz", b"")
+        shell("query", "run", "--all-samples")
+        assert self.complete(shell, "divbase files info chr") == ["chr21.vcf.gz"]
+        assert self.complete(shell, "divbase jobs show ") == ["job1"]
+        assert self.complete(shell, "divbase files ls --project ") == ["vole"]
+
+    def test_without_gateway_it_is_silent(self, fresh: Shell) -> None:
+        """No error is written into the middle of a command line."""
+        assert self.complete(fresh, "divbase jobs show ") == []
+
+
 class TestChoices:
     def test_choices_are_those_of_the_wire(self) -> None:
         """The values that the commands offer without loading the wire models are the models' own."""
@@ -507,8 +534,6 @@ class TestChoices:
 
     def test_help_is_quick_to_load(self) -> None:
         """`divbase --help` loads neither the HTTP client nor the tables nor the models."""
-        import subprocess
-
         code = "import sys, divbase_cli.main; print(sorted({'httpx', 'rich', 'pydantic'} & set(sys.modules)))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout == "[]\n"
