@@ -41,5 +41,6 @@ def set_up_logs(
 
 def _renderers(log_format: str) -> list[Processor]:
     if log_format == "console":
-        return [structlog.dev.ConsoleRenderer()]
+        # Plain tracebacks: the rich ones print every local variable, secrets included, and take seconds.
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
+import structlog
+from divbase_gateway.bootstrap import Gateway
 from divbase_gateway.db import migrate
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import NotFound, StoreUnavailable
 from divbase_gateway.ports import ObjectInfo, ObjectStore
+from divbase_gateway.settings import Settings
 
 from tests.api import Api, build_api
 from tests.fakes.clock import FakeClock
@@ -61,6 +64,15 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     postgres: Postgres = request.getfixturevalue("postgres")
     with postgres.database(migrated=True) as url:
         yield from _opened(url)
+
+
+@pytest.fixture(autouse=True)
+def readable_logs() -> Iterator[None]:
+    """Log lines as text; structlog's own default renders tracebacks for many seconds."""
+    renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, renderer])
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -115,3 +127,9 @@ def buckets() -> Buckets:
 def api(database: Database, buckets: Buckets, clock: FakeClock) -> Api:
     """The HTTP API on both databases, with a store that knows buckets only."""
     return build_api(database, cast("ObjectStore", buckets), FakeScheduler(clock), clock)
+
+
+def gateway_without_parts() -> Gateway:
+    """Enough of a gateway for looking at the routes of an app; nothing of it may be called."""
+    nothing = cast("Any", None)
+    return Gateway(Settings(), nothing, nothing, nothing, nothing, nothing, nothing, nothing)

@@ -290,7 +290,8 @@ class AttemptRow(Base):
     cancel_sent_at: Mapped[datetime | None]
     discarded_at: Mapped[datetime | None]
 
-    job: Mapped[JobRow] = relationship(back_populates="attempts", lazy="raise")
+    # A job that is loaded with its attempts is theirs as well; only asking the database for it is a mistake.
+    job: Mapped[JobRow] = relationship(back_populates="attempts", lazy="raise_on_sql")
 
 
 class IdempotencyRow(Base):
