@@ -118,11 +118,14 @@ class Output:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for name in columns:
-            table.add_column(name, overflow="fold")
+        console = Console()
+        for number, name in enumerate(columns):
+            # The first column names the thing: it is the last to be folded.
+            longest = max((len(row[number]) for row in cells), default=0)
+            table.add_column(name, overflow="fold", min_width=min(longest, console.width // 2) if number == 0 else None)
         for row in cells:
             table.add_row(*(Text(value, overflow="fold") for value in row))
-        Console().print(table)
+        console.print(table)
 
     def facts(self, pairs: Iterable[tuple[str, object]]) -> None:
         """Names and values, one pair a line."""
