@@ -128,7 +128,9 @@ def migrate(config: Config = None) -> None:
     before = schema.current(url)
     schema.upgrade(url)
     after = schema.current(url)
-    typer.echo(f"The schema is at revision {after}." if before == after else f"Migrated from {before} to {after}.")
+    typer.echo(
+        f"The schema is at revision {after}." if before == after else f"Migrated from {before or 'nothing'} to {after}."
+    )
 
 
 @app.command("doctor")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -133,3 +134,11 @@ def gateway_without_parts() -> Gateway:
     """Enough of a gateway for looking at the routes of an app; nothing of it may be called."""
     nothing = cast("Any", None)
     return Gateway(Settings(), nothing, nothing, nothing, nothing, nothing, nothing, nothing)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
