@@ -122,7 +122,7 @@ class Lab:
     def upload_file(self, path: Path, key: str | None = None) -> dict[str, Any]:
         return self.upload(key or path.name, path.read_bytes())
 
-    def list(self, **params: Any) -> list[dict[str, Any]]:
+    def files(self, **params: Any) -> list[dict[str, Any]]:
         answer = self.editor.get(f"{self.path}/files", **params)
         assert answer.status_code == 200, answer.text
         items: list[dict[str, Any]] = answer.json()["items"]

@@ -28,7 +28,7 @@ def test_files_are_listed_by_code_point(lab: Lab) -> None:
     """Guards: the order is the same on every database, capitals before small letters, no language's rules."""
     for key in ("b.txt", "B.txt", "a/z.txt", "ä.txt", "a-b.txt"):
         lab.upload(key, b"x")
-    assert [file["key"] for file in lab.list()] == ["B.txt", "a-b.txt", "a/z.txt", "b.txt", "ä.txt"]
+    assert [file["key"] for file in lab.files()] == ["B.txt", "a-b.txt", "a/z.txt", "b.txt", "ä.txt"]
 
 
 def test_a_listing_goes_on_where_a_page_ended(lab: Lab) -> None:
@@ -64,8 +64,8 @@ def test_a_prefix_is_taken_literally(lab: Lab) -> None:
     """Guards: `_`, `%` and letter case mean themselves."""
     for key in ("a_1.txt", "ab1.txt", "A_1.txt", "a%.txt"):
         lab.upload(key, b"x")
-    assert [file["key"] for file in lab.list(prefix="a_")] == ["a_1.txt"]
-    assert [file["key"] for file in lab.list(prefix="a%")] == ["a%.txt"]
+    assert [file["key"] for file in lab.files(prefix="a_")] == ["a_1.txt"]
+    assert [file["key"] for file in lab.files(prefix="a%")] == ["a%.txt"]
 
 
 def test_what_divbase_writes_itself_is_not_listed(lab: Lab) -> None:
@@ -73,7 +73,7 @@ def test_what_divbase_writes_itself_is_not_listed(lab: Lab) -> None:
     lab.store.write(lab.project.bucket, "results/j1/result.vcf.gz", b"x")
     lab.store.write(lab.project.bucket, ".divbase/indexes/a.csi", b"x")
     assert lab.refresh() == []
-    assert lab.list() == []
+    assert lab.files() == []
 
 
 def test_an_unknown_file_is_named_with_what_is_close(lab: Lab) -> None:
@@ -137,8 +137,8 @@ def test_a_deleted_file_is_hidden_and_comes_back_as_it_was(lab: Lab) -> None:
     """Guards: delete puts a marker, restore takes it away; the version stays the same one, nothing is copied."""
     file = lab.upload("a.txt", b"x")
     assert lab.delete("a.txt").json()["deleted"] is True
-    assert lab.list() == []
-    assert [entry["deleted"] for entry in lab.list(deleted=True)] == [True]
+    assert lab.files() == []
+    assert [entry["deleted"] for entry in lab.files(deleted=True)] == [True]
     answer = lab.editor.get(f"{lab.path}/files/download", key="a.txt")
     assert (answer.status_code, answer.json()["hint"]) == (404, "`divbase files restore 'a.txt'` brings it back.")
     pinned = lab.editor.get(f"{lab.path}/files/download", key="a.txt", version=file["version_id"])
@@ -165,8 +165,8 @@ def test_a_repeated_restore_does_not_undo_a_later_delete(lab: Lab) -> None:
     lab.delete("a.txt")
     again = lab.editor.post(f"{lab.path}/files/restore", {"key": "a.txt"}, once="k1")
     assert again.json() == first.json()
-    assert lab.list() == []
-    assert lab.list(deleted=True)[0]["deleted"] is True
+    assert lab.files() == []
+    assert lab.files(deleted=True)[0]["deleted"] is True
 
 
 @pytest.mark.parametrize("method", ["delete", "delete_version", "list_versions"])
@@ -175,7 +175,7 @@ def test_s3_away_during_a_delete_or_restore_changes_nothing(lab: Lab, method: st
     lab.upload("a.txt", b"x")
     if method != "delete":
         lab.delete("a.txt")
-    before = lab.list(deleted=True)
+    before = lab.files(deleted=True)
 
     def act() -> httpx.Response:
         if method == "delete":
@@ -184,7 +184,7 @@ def test_s3_away_during_a_delete_or_restore_changes_nothing(lab: Lab, method: st
 
     lab.store.away = {method}
     assert act().status_code == 503
-    assert lab.list(deleted=True) == before
+    assert lab.files(deleted=True) == before
     lab.store.away = set()
     assert act().status_code == 200
 

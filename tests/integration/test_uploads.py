@@ -107,7 +107,7 @@ def test_a_new_version_becomes_the_current_one(lab: Lab) -> None:
     old = lab.upload("notes.txt", b"one")
     new = lab.upload("notes.txt", b"two")
     assert lab.info("notes.txt")["version_id"] == new["version_id"]
-    assert [file["version_id"] for file in lab.list(versions=True)] == [new["version_id"], old["version_id"]]
+    assert [file["version_id"] for file in lab.files(versions=True)] == [new["version_id"], old["version_id"]]
 
 
 def test_begun_again_an_upload_goes_on_with_the_parts_that_are_there(lab: Lab) -> None:
@@ -218,7 +218,7 @@ def test_a_put_that_did_not_arrive_is_a_conflict(lab: Lab) -> None:
     begun = lab.begin("notes.txt", b"hello").json()
     answer = lab.complete(begun, b"hello")
     assert answer.status_code == 409
-    assert lab.list() == []
+    assert lab.files() == []
 
 
 def test_other_bytes_than_stated_are_removed(lab: Lab) -> None:
@@ -229,7 +229,7 @@ def test_other_bytes_than_stated_are_removed(lab: Lab) -> None:
     assert answer.status_code == 409
     assert answer.json()["hint"] == "It was removed. Upload the file again."
     assert lab.objects("notes.txt") == []
-    assert lab.list() == []
+    assert lab.files() == []
     assert lab.upload("notes.txt", b"hello")["size"] == 5
 
 
@@ -313,7 +313,7 @@ def test_a_hostile_name_is_refused(lab: Lab, key: str) -> None:
 def test_an_odd_name_comes_back_unchanged(lab: Lab, key: str) -> None:
     """Guards: whatever may name a file does so in S3, in URLs and in listings."""
     assert lab.upload(key, b"hello")["key"] == key
-    assert [file["key"] for file in lab.list()] == [key]
+    assert [file["key"] for file in lab.files()] == [key]
     assert lab.editor.get(f"{lab.path}/files/download", key=key).json()["size"] == 5
 
 
@@ -334,7 +334,7 @@ def test_s3_away_during_a_complete_leaves_nothing_half_done(lab: Lab, method: st
     answer = lab.complete(begun, LARGE)
     assert answer.status_code == 503
     assert answer.json()["code"] == "store_unavailable"
-    assert lab.list() == []
+    assert lab.files() == []
     lab.store.away = set()
     assert lab.complete(begun, LARGE).status_code == 200
     assert len(lab.objects("big.txt")) == 1
@@ -347,7 +347,7 @@ def test_s3_away_while_the_header_is_read_leaves_nothing_half_done(lab: Lab, tmp
     lab.send_parts(begun, data)
     lab.store.away = {"read"}
     assert lab.complete(begun, data).status_code == 503
-    assert lab.list() == []
+    assert lab.files() == []
     assert lab.index_jobs() == []
     lab.store.away = set()
     assert lab.complete(begun, data).json()["state"] == "INDEXING"
