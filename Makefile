@@ -37,14 +37,15 @@ lint: $(STAMP) ## ruff, mypy --strict, import contracts, generated pages up to d
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m docs.generate --check
+	$(BIN)/shellcheck tests/golden/*.sh .ci/run
+	$(BIN)/python docs/generate.py --check
 
 format: $(STAMP) ## Let ruff order imports and lay out the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 docs: $(STAMP) ## Write the generated pages: settings, command line, OpenAPI
-	$(BIN)/python -m docs.generate
+	$(BIN)/python docs/generate.py
 
 bench: $(STAMP) ## Measure: transfers, API latency, query overhead (some minutes)
 	$(BIN)/python -m benchmarks

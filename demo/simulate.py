@@ -27,7 +27,7 @@ class Survey:
     metadata: Path
 
 
-def simulate_survey(folder: Path, sites_per_contig: int = 4000, seed: int = 21) -> Survey:
+def simulate_survey(folder: Path, sites_per_contig: int = 10_000, seed: int = 21) -> Survey:
     """Two surveys of one species.
 
     The coastal one has a file for each chromosome, with all 40 of its samples in both; the island one a file for each

@@ -112,13 +112,16 @@ def _write_secret(path: Path, text: str) -> None:
 
 @contextmanager
 def _sole_user_of(folder: Path) -> Iterator[None]:
-    with (folder / "lock").open("w") as lock:
+    with (folder / "pid").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Conflict(
                 f"Another DivBase runs in {folder}.", hint="Stop that one (Ctrl-C), or choose another --folder."
             ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
         yield
 
 

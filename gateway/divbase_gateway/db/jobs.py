@@ -62,9 +62,7 @@ def list_jobs(
 def next_to_submit(session: Session, limit: int) -> list[int]:
     """Ids of accepted jobs, oldest first."""
     return list(
-        session.scalars(
-            select(JobRow.id).where(JobRow.state == JobState.ACCEPTED).order_by(JobRow.id).limit(limit)
-        )
+        session.scalars(select(JobRow.id).where(JobRow.state == JobState.ACCEPTED).order_by(JobRow.id).limit(limit))
     )
 
 

@@ -1,4 +1,4 @@
-"""Random public ids: short enough to read aloud, in an alphabet that S3 keys, job names and shells all take as it is."""
+"""Random public ids: short enough to read aloud, of characters that S3 keys, job names and shells take as they are."""
 
 from __future__ import annotations
 

@@ -115,10 +115,9 @@ def claim(attempt: AttemptRow, claimant: str, host: str, now: datetime) -> None:
         attempt.started_at = attempt.started_at or now
         attempt.job.started_at = attempt.job.started_at or now
     attempt.job.observed_at = now
-    if attempt.job.state in (JobState.QUEUED, JobState.SUBMITTING, JobState.SUBMIT_UNKNOWN):
-        # The scheduler's id of a job whose submission is still unanswered is found by its name, later.
-        if attempt.job.state == JobState.QUEUED:
-            set_state(attempt.job, JobState.RUNNING, now)
+    # A job whose submission is still unanswered stays as it is: its id at the scheduler is found by its name, later.
+    if attempt.job.state == JobState.QUEUED:
+        set_state(attempt.job, JobState.RUNNING, now)
 
 
 def manifest_of(attempt: AttemptRow, store: ObjectStore, policy: JobPolicy) -> Manifest:
@@ -173,7 +172,9 @@ def _provenance(job: JobRow) -> dict[str, Any]:
     }
 
 
-def record_progress(attempt: AttemptRow, stage: str, done: int, total: int, log_tail: str | None, now: datetime) -> None:
+def record_progress(
+    attempt: AttemptRow, stage: str, done: int, total: int, log_tail: str | None, now: datetime
+) -> None:
     """Note how far the attempt is, in bytes of its stage."""
     job = attempt.job
     job.progress_stage, job.progress_done, job.progress_total, job.observed_at = stage, done, total, now

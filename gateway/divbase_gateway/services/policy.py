@@ -15,7 +15,8 @@ class JobPolicy:
         max_attempts: runs of one job that faults of the machinery may use up.
         url_expiry: how long a presigned URL works.
         lost_after: how long a job may be missing from successful looks at the scheduler before it is LOST.
-        quiet_period: how long successful, empty answers must last before a submission whose answer was lost is repeated.
+        quiet_period: how long successful, empty answers must last before a submission that was not answered is
+            repeated.
         retry_for_s: how long a node keeps asking a gateway or store that does not answer, in seconds.
         part_size: of multipart results, bytes.
         prologue: shell lines of the site, such as `module load bcftools`.

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from divbase_gateway.db.models import JobRow
-from divbase_gateway.domain.queries import IndexPlan, Plan
-from divbase_gateway.services.plans import index_plan_of, query_plan_of
-from divbase_gateway.services.policy import JobPolicy
 from divbase_jobscripts.render import (
     Header,
     IndexScript,
@@ -15,6 +11,11 @@ from divbase_jobscripts.render import (
     render_index,
     render_query,
 )
+
+from divbase_gateway.db.models import JobRow
+from divbase_gateway.domain.queries import IndexPlan, Plan
+from divbase_gateway.services.plans import index_plan_of, query_plan_of
+from divbase_gateway.services.policy import JobPolicy
 
 
 def script_for(job: JobRow, slurm_name: str, policy: JobPolicy) -> str:

@@ -197,9 +197,7 @@ def _record_absence(job: JobRow, attempt: AttemptRow, policy: JobPolicy, now: da
     return job
 
 
-def _carry_out(
-    job: JobRow, attempt: AttemptRow, decision: Decision, policy: JobPolicy, now: datetime
-) -> JobRow | None:
+def _carry_out(job: JobRow, attempt: AttemptRow, decision: Decision, policy: JobPolicy, now: datetime) -> JobRow | None:
     if decision.state is None:
         return None
     if decision.state is JobState.SUCCEEDED:

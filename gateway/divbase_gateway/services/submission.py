@@ -13,6 +13,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
+from divbase_jobscripts.render import node_helper_source
 from sqlalchemy.orm import Session
 
 from divbase_gateway.db import jobs as rows
@@ -24,7 +25,6 @@ from divbase_gateway.services.jobs import end_job, reopen_job, set_state
 from divbase_gateway.services.plans import resources_of
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.services.scripts import script_for
-from divbase_jobscripts.render import node_helper_source
 
 
 @dataclass(frozen=True)
