@@ -48,7 +48,7 @@ MEANINGS = {
     ExitCode.OK: "done",
     ExitCode.FAULT: "an unexpected fault",
     ExitCode.USAGE: "a wrong option or argument, or a setting that is missing",
-    ExitCode.BAD_INPUT: "the input is not valid (a query, a table, a name)",
+    ExitCode.BAD_INPUT: "the input is not valid (a query, a table, a name, a file that is not there)",
     ExitCode.NOT_FOUND: "no such project, file or job",
     ExitCode.NOT_ALLOWED: "the key is missing or refused, or may not do this",
     ExitCode.CONFLICT: "it clashes with what is there already",
@@ -72,6 +72,10 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (ChecksumMismatch, ExitCode.CHECKSUM),
     (TargetExists, ExitCode.CONFLICT),
     (InvalidSettings, ExitCode.USAGE),
+    (FileNotFoundError, ExitCode.BAD_INPUT),
+    (IsADirectoryError, ExitCode.BAD_INPUT),
+    (NotADirectoryError, ExitCode.BAD_INPUT),
+    (PermissionError, ExitCode.BAD_INPUT),
 )
 
 
