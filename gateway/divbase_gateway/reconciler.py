@@ -132,10 +132,10 @@ class Reconciler:
         duration = timedelta(seconds=max(30.0, 3 * self._pace.busy, 2 * self._pace.idle))
         with self._database.write() as session:
             leads = leases.acquire(session, _LEASE, self._holder, now, duration)
-            if leads and not self._leads:
-                # Whoever waited for these answers is gone, or is no longer entitled to record them.
-                interrupted = submission.mark_interrupted(session, now)
-                log.info("reconciler.leads", holder=self._holder, interrupted=interrupted)
+            # Between two ticks nobody waits for an answer: who did is gone, or could not write the answer down.
+            interrupted = submission.mark_interrupted(session, now) if leads else 0
+        if interrupted or (leads and not self._leads):
+            log.info("reconciler.leads", holder=self._holder, interrupted=interrupted)
         self._leads = leads
         return leads
 
@@ -235,9 +235,7 @@ class Reconciler:
                 log.warning("verify.unavailable", name=each.ref.name, error=str(error))
         return verdicts
 
-    def _record(
-        self, tracked: list[settlement.Tracked], observation: Observation, verdicts: dict[int, bool]
-    ) -> None:
+    def _record(self, tracked: list[settlement.Tracked], observation: Observation, verdicts: dict[int, bool]) -> None:
         now = self._clock.now()
         with self._database.write() as session:
             job_rows.mark_seen(session, [each.job_id for each in tracked if each.ref in observation.seen], now)
