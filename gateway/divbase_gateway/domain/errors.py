@@ -1,25 +1,25 @@
 """The error tree of the gateway. It knows nothing of HTTP: `api/errors.py` maps each class to a status.
 
-    DivBaseError
-    ├── InvalidRequest          what was asked for is wrong, and asking again changes nothing
-    │   ├── InvalidName         a project, file, user or result name
-    │   ├── InvalidFilter       a metadata filter
-    │   ├── InvalidStep         a bcftools step
-    │   ├── InvalidSelection    samples, files or regions that do not exist or match nothing
-    │   ├── OverlappingSamples  selected samples that are in some of the files but not all
-    │   ├── InvalidMetadata     a sample table; carries every fault with its row and column
-    │   └── UnusableFile        a file that a query needs and that cannot be read
-    ├── Unauthenticated         no key, or one that is wrong, expired or revoked
-    ├── Forbidden               the role is too low
-    ├── NotFound                no such thing, or not for this user
-    ├── Conflict                the thing is in a state that does not allow this
-    ├── Unavailable             something DivBase depends on does not answer; ask again later
-    │   ├── StoreUnavailable
-    │   ├── SchedulerUnavailable
-    │   └── DatabaseUnavailable
-    └── SubmissionError
-        ├── SubmissionRefused   the scheduler said no; there is no such job
-        └── SubmissionUnknown   the answer was lost; there may be such a job
+DivBaseError
+├── InvalidRequest          what was asked for is wrong, and asking again changes nothing
+│   ├── InvalidName         a project, file, user or result name
+│   ├── InvalidFilter       a metadata filter
+│   ├── InvalidStep         a bcftools step
+│   ├── InvalidSelection    samples, files or regions that do not exist or match nothing
+│   ├── OverlappingSamples  selected samples that are in some of the files but not all
+│   ├── InvalidMetadata     a sample table; carries every fault with its row and column
+│   └── UnusableFile        a file that a query needs and that cannot be read; its kinds are in bgzf, vcf, indexes
+├── Unauthenticated         no key, or one that is wrong, expired or revoked
+├── Forbidden               the role is too low
+├── NotFound                no such thing, or not for this user
+├── Conflict                the thing is in a state that does not allow this
+├── Unavailable             something DivBase depends on does not answer; ask again later
+│   ├── StoreUnavailable
+│   ├── SchedulerUnavailable
+│   └── DatabaseUnavailable
+└── SubmissionError
+    ├── SubmissionRefused   the scheduler said no; there is no such job
+    └── SubmissionUnknown   the answer was lost; there may be such a job
 """
 
 from __future__ import annotations
