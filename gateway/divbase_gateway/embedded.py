@@ -131,7 +131,9 @@ def _listening(host: str, port: int, folder: Path) -> Iterator[socket.socket]:
     remembered = folder / "port"
     if port == 0 and remembered.is_file():
         port = int(remembered.read_text())
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol said, asyncio sends answers at once; without, each waits 40 ms for the reader's delayed ACK.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
