@@ -43,7 +43,7 @@ class IndexKind(StrEnum):
 class Contig:
     """A contig of one file: declared in its header, counted by its index.
 
-    `variants` is the number of records, 0 where the index knows of none, None while there is no index or none that counts.
+    `variants` is the number of records, 0 where the index knows of none, None where no index has counted them.
     """
 
     name: str
