@@ -91,6 +91,7 @@ class Scheduler(Protocol):
         """Hand the job over.
 
         Raises:
+            SchedulerUnavailable: it was not asked, or could not accept anything: there is no such job, for certain.
             SubmissionRefused: the scheduler said no, definitely; nothing was started.
             SubmissionUnknown: the answer was lost; look with `find` before doing anything else.
         """

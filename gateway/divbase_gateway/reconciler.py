@@ -7,7 +7,8 @@ database transaction is open while the scheduler or the store is asked, and a lo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -69,6 +70,9 @@ class Reconciler:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._leads = False
+        # When the last unbroken row of successful answers began: nothing is known to be absent from before.
+        self._finding_since: datetime | None = None
+        self._looking_since: datetime | None = None
 
     # --- the thread ---
 
@@ -150,8 +154,7 @@ class Reconciler:
 
     def _submit(self, job_id: int) -> bool:
         """Submit one job; False when the scheduler cannot be reached and there is no point in going on."""
-        with self._database.write() as session:
-            ticket = submission.open_attempt(session, job_id, self._policy, self._clock.now())
+        ticket = self._open_attempt(job_id)
         if ticket is None:
             return True
         number, name = ticket.attempt_number, ticket.submission.name
@@ -178,6 +181,18 @@ class Reconciler:
                 submission.record_submitted(session, job_id, number, ref, self._clock.now())
         return True
 
+    def _open_attempt(self, job_id: int) -> submission.Ticket | None:
+        try:
+            with self._database.write() as session:
+                return submission.open_attempt(session, job_id, self._policy, self._clock.now())
+        except Unavailable:
+            raise
+        except Exception:  # a job that cannot be written as a script must not hold up those behind it
+            log.exception("job.without_script", job_id=job_id)
+            with self._database.write() as session:
+                submission.record_impossible(session, job_id, self._clock.now())
+            return None
+
     def _search_unknown(self) -> None:
         with self._database.read() as session:
             searches = submission.searches(session)
@@ -186,10 +201,13 @@ class Reconciler:
                 found = self._scheduler.find(search.name, search.since)
             except SchedulerUnavailable as error:
                 log.warning("search.unavailable", name=search.name, error=str(error))
+                self._finding_since = None
                 return
             log.info("job.searched", name=search.name, found=[ref.job_id for ref in found])
+            now = self._clock.now()
+            self._finding_since = self._finding_since or now
             with self._database.write() as session:
-                submission.record_search(session, search, found, self._policy, self._clock.now())
+                submission.record_search(session, search, found, self._policy, now, self._finding_since)
 
     # --- looking ---
 
@@ -203,6 +221,7 @@ class Reconciler:
             observation = self._scheduler.observe([each.ref for each in tracked])
         except SchedulerUnavailable as error:
             log.warning("look.unavailable", error=str(error))
+            self._looking_since = None
             with self._database.write() as session:
                 settlement.record_overdue(session, self._policy, self._clock.now())
             return
@@ -230,22 +249,24 @@ class Reconciler:
             if sighting is None or each.reported is None or phase_of(sighting.state) is not Phase.COMPLETED:
                 continue
             try:
-                verdicts[each.job_id] = settlement.verify_results(self._store, each.project_bucket, each.reported)
+                with _alone(each):
+                    verdicts[each.job_id] = settlement.verify_results(self._store, each.project_bucket, each.reported)
             except StoreUnavailable as error:
                 log.warning("verify.unavailable", name=each.ref.name, error=str(error))
         return verdicts
 
     def _record(self, tracked: list[settlement.Tracked], observation: Observation, verdicts: dict[int, bool]) -> None:
         now = self._clock.now()
+        self._looking_since = looking_since = self._looking_since or now
         with self._database.write() as session:
             job_rows.mark_seen(session, [each.job_id for each in tracked if each.ref in observation.seen], now)
         for each in tracked:
             sighting = observation.seen.get(each.ref)
             if sighting is not None and not settlement.is_news(each, sighting):
                 continue
-            with self._database.write() as session:
+            with _alone(each), self._database.write() as session:
                 ended = settlement.record_sighting(
-                    session, each, sighting, verdicts.get(each.job_id), self._policy, now
+                    session, each, sighting, verdicts.get(each.job_id), self._policy, now, looking_since
                 )
                 if ended is not None:
                     log.info("job.ended", job=ended.public_id, state=ended.state, reason=ended.reason)
@@ -260,3 +281,14 @@ class Reconciler:
         if self._housekept_at is None or now - self._housekept_at > timedelta(hours=1):
             self._housekeeping(now)
             self._housekept_at = now
+
+
+@contextmanager
+def _alone(tracked: settlement.Tracked) -> Iterator[None]:
+    """A fault that one job's rows bring about is logged whole and left with that job; the others go on."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except Exception:
+        log.exception("job.look_failed", name=tracked.ref.name)

@@ -1531,7 +1531,7 @@ def explain(exc, job):
     if isinstance(exc, OSError) and disk_trouble(exc, job.scratch):
         return "disk_full", disk_trouble(exc, job.scratch).message
     if isinstance(exc, GaveUp):
-        return "internal_error", str(exc)
+        return "gateway_unavailable", str(exc)
     say("".join(traceback.format_exception(type(exc), exc, exc.__traceback__)))
     return "internal_error", "A fault of DivBase's own: %s: %s" % (type(exc).__name__, exc)
 

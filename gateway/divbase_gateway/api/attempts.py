@@ -13,6 +13,7 @@ from divbase_gateway.api.deps import TheGateway, WriteSession
 from divbase_gateway.api.presigned import presigned_of
 from divbase_gateway.db.models import AttemptRow
 from divbase_gateway.db.session import after_commit
+from divbase_gateway.domain.errors import Conflict
 from divbase_gateway.ports import Part
 from divbase_gateway.services import attempts
 
@@ -201,7 +202,12 @@ def complete_output(body: CompleteOutput, attempt: Attempt, gateway: TheGateway)
     """Say that an output was sent; the gateway looks whether it is there as it was announced."""
     output = attempts.announced_output(attempt, body.name)
     parts = [Part(part.number, part.etag, 0) for part in body.parts]
-    version_id, etag = attempts.complete_output(output, parts, gateway.store)
+    try:
+        version_id, etag = attempts.complete_output(output, parts, gateway.store)
+    except Conflict:
+        with gateway.sessions.write() as session:
+            attempts.refuse_output(attempts.live_attempt(session, attempt), output.name, output.upload)
+        raise
     return CompletedOutput(version_id=version_id, etag=etag)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, func, select, update
-from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
+from sqlalchemy import Select, TextClause, func, select, text, update
+from sqlalchemy.orm import Session, contains_eager, defer, joinedload, load_only, selectinload
 
 from divbase_gateway.db.models import AttemptRow, FileVersionRow, JobRow, ProjectRow
 from divbase_gateway.domain.files import FileState
@@ -14,18 +14,33 @@ from divbase_gateway.domain.jobs import ENDS, JobState
 
 _AT_THE_SCHEDULER = (JobState.QUEUED, JobState.RUNNING, JobState.FINALIZING)
 
+# Long JSON and text, which takes more time to read than all the other columns of a page of jobs together.
+_LONG_IN_JOBS = (JobRow.query, JobRow.plan, JobRow.results)
+_LONG_IN_ATTEMPTS = (AttemptRow.report, AttemptRow.uploads, AttemptRow.log_tail)
+_SHOWN_OF_ATTEMPTS = (
+    AttemptRow.number,
+    AttemptRow.slurm_job_id,
+    AttemptRow.slurm_state,
+    AttemptRow.slurm_reason,
+    AttemptRow.node,
+)
 
-def is_open() -> ColumnElement[bool]:
-    """The condition that the small index on open jobs serves; the words must be the index's."""
-    return JobRow.state.not_in(sorted(ENDS, key=list(JobState).index))
+
+def is_open() -> TextClause:
+    """The condition that the small index on open jobs serves; with bound values the database would not see it."""
+    return text("jobs.state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'LOST')")
 
 
 def get_job(session: Session, project_id: int, public_id: str, *, lock: bool = False) -> JobRow | None:
-    """The job with its project, user and attempts; `lock` holds the row until the transaction ends."""
+    """The job with its project, user and attempts; `lock` holds the row until the transaction ends.
+
+    Reports, announced outputs and log tails of the attempts are read when they are asked for, in the same session.
+    """
+    attempts = selectinload(JobRow.attempts).options(*(defer(column) for column in _LONG_IN_ATTEMPTS))
     query = (
         select(JobRow)
         .where(JobRow.public_id == public_id, JobRow.project_id == project_id)
-        .options(joinedload(JobRow.user), joinedload(JobRow.project), selectinload(JobRow.attempts))
+        .options(joinedload(JobRow.user), joinedload(JobRow.project), attempts)
     )
     return session.scalar(query.with_for_update(of=JobRow) if lock else query)
 
@@ -40,11 +55,17 @@ def list_jobs(
     user_id: int | None = None,
     kind: str | None = None,
 ) -> list[JobRow]:
-    """Newest first, those with an id below `before`. One query, whatever the number of jobs."""
+    """Newest first, those with an id below `before`, two queries, whatever the number of jobs.
+
+    They come without question, plan and results, and of the attempts with what a line of a listing shows; to ask for
+    more is an error.
+    """
+    attempts = selectinload(JobRow.attempts).options(load_only(*_SHOWN_OF_ATTEMPTS, raiseload=True))
+    without = [defer(column, raiseload=True) for column in _LONG_IN_JOBS]
     query: Select[JobRow] = (
         select(JobRow)
         .where(JobRow.project_id == project_id)
-        .options(joinedload(JobRow.user), joinedload(JobRow.project), selectinload(JobRow.attempts))
+        .options(joinedload(JobRow.user), joinedload(JobRow.project), attempts, *without)
         .order_by(JobRow.id.desc())
         .limit(limit)
     )
@@ -62,7 +83,9 @@ def list_jobs(
 def next_to_submit(session: Session, limit: int) -> list[int]:
     """Ids of accepted jobs, oldest first."""
     return list(
-        session.scalars(select(JobRow.id).where(JobRow.state == JobState.ACCEPTED).order_by(JobRow.id).limit(limit))
+        session.scalars(
+            select(JobRow.id).where(is_open(), JobRow.state == JobState.ACCEPTED).order_by(JobRow.id).limit(limit)
+        )
     )
 
 
@@ -77,10 +100,13 @@ def lock_job(session: Session, job_id: int) -> JobRow | None:
 
 
 def jobs_in_state(session: Session, *states: JobState) -> list[JobRow]:
-    """Jobs in these states, oldest first, with their attempts."""
+    """Open jobs in these states, oldest first, with their attempts."""
     return list(
         session.scalars(
-            select(JobRow).where(JobRow.state.in_(states)).order_by(JobRow.id).options(selectinload(JobRow.attempts))
+            select(JobRow)
+            .where(is_open(), JobRow.state.in_(states))
+            .order_by(JobRow.id)
+            .options(selectinload(JobRow.attempts))
         )
     )
 
@@ -131,6 +157,17 @@ def finished_index_jobs(session: Session, limit: int) -> list[tuple[JobRow, File
         .limit(limit)
     )
     return [(job, version) for job, version in found]
+
+
+def versions_without_index(session: Session, public_id: str) -> list[FileVersionRow]:
+    """File versions that cannot be used because this job did not build their index."""
+    return list(
+        session.scalars(
+            select(FileVersionRow).where(
+                FileVersionRow.index_job == public_id, FileVersionRow.state == FileState.UNUSABLE
+            )
+        )
+    )
 
 
 def mark_seen(session: Session, job_ids: Sequence[int], at: datetime) -> None:

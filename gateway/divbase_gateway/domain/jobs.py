@@ -40,6 +40,7 @@ class Reason(StrEnum):
     DISK_FULL = "disk_full"
     OUT_OF_MEMORY = "out_of_memory"
     STORE_UNAVAILABLE = "store_unavailable"
+    GATEWAY_UNAVAILABLE = "gateway_unavailable"
     UPLOAD_FAILED = "upload_failed"
     TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"
@@ -55,7 +56,13 @@ class Reason(StrEnum):
 
 
 WORTH_ANOTHER_ATTEMPT = frozenset(
-    {Reason.DISK_FULL, Reason.STORE_UNAVAILABLE, Reason.UPLOAD_FAILED, Reason.NODE_FAILED}
+    {
+        Reason.DISK_FULL,
+        Reason.STORE_UNAVAILABLE,
+        Reason.GATEWAY_UNAVAILABLE,
+        Reason.UPLOAD_FAILED,
+        Reason.NODE_FAILED,
+    }
 )
 """Faults of the machinery, not of the question. The attempts are bounded by the site's `jobs.max_attempts`."""
 
@@ -68,6 +75,7 @@ _WORDS = {
     Reason.DISK_FULL: "The disk of the compute node is full.",
     Reason.OUT_OF_MEMORY: "The job needed more memory than it had asked for.",
     Reason.STORE_UNAVAILABLE: "The object store did not answer the compute node for too long.",
+    Reason.GATEWAY_UNAVAILABLE: "DivBase did not answer the compute node for too long.",
     Reason.UPLOAD_FAILED: "The result did not arrive whole in the object store.",
     Reason.TIMED_OUT: "The job ran into its time limit.",
     Reason.CANCELLED: "The job was cancelled.",
@@ -234,7 +242,9 @@ def _judge_failed(evidence: Evidence) -> Decision:
     if evidence.cancel_requested and evidence.report and evidence.report.reason is Reason.CANCELLED:
         return _judge_cancelled(evidence)
     base = (evidence.slurm_state or "").split(" ", 1)[0]
-    if evidence.report and evidence.report.reason is not None:
+    # SLURM ends a job with SIGTERM when it preempts it or takes its node away; the job can only call that a cancel.
+    told_to_end = evidence.report is not None and evidence.report.reason is Reason.CANCELLED and base in _FAILURES
+    if evidence.report and evidence.report.reason is not None and not told_to_end:
         return _failure(evidence.report.reason, evidence.report.message)
     if base in _FAILURES:
         return _failure(_FAILURES[base])

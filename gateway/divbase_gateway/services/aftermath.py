@@ -11,10 +11,11 @@ import structlog
 from divbase_gateway.db import jobs as rows
 from divbase_gateway.db.models import AttemptRow, FileVersionRow, JobRow
 from divbase_gateway.db.session import Database
-from divbase_gateway.domain.errors import DivBaseError, StoreUnavailable
+from divbase_gateway.domain.errors import DivBaseError, SchedulerUnavailable, StoreUnavailable
 from divbase_gateway.domain.files import FileState, IndexKind, IndexRef
 from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.ports import ObjectStore, Scheduler
+from divbase_gateway.services.attempts import output_key
 from divbase_gateway.services.catalogue import attach_index
 from divbase_gateway.services.files import catalogued, store_inspection
 from divbase_gateway.services.settlement import ref_of
@@ -22,6 +23,8 @@ from divbase_gateway.services.settlement import ref_of
 log = structlog.get_logger()
 
 _LOG_BYTES = 1024 * 1024
+_FAILURES_A_TICK = 3
+"""So many directories that cannot be removed, and the scheduler is taken for away."""
 
 
 def settle_indexes(database: Database, store: ObjectStore, limit: int) -> None:
@@ -65,19 +68,41 @@ def discard_directories(
 ) -> None:
     """Remove the directories of ended attempts, after their log is where users find it.
 
+    A directory that the scheduler does not let go (its job was given up, but still runs) does not keep the others.
+
     Raises:
         Unavailable: the rest waits for the next tick.
     """
     with database.read() as session:
         loose = rows.attempts_to_discard(session, limit)
+    failures = 0
     for attempt in loose:
-        stored = _store_log(scheduler, store, attempt)
-        scheduler.discard(ref_of(attempt))
-        with database.write() as session:
-            session.get_one(AttemptRow, attempt.id).discarded_at = now
-            job = session.get_one(JobRow, attempt.job_id, with_for_update=True)
-            if stored is not None and JobState(job.state).is_end and not _has_log(job):
-                job.results = [*job.results, stored]
+        try:
+            _discard(database, scheduler, store, attempt, now)
+        except SchedulerUnavailable as error:
+            log.warning("job.not_discarded", name=attempt.slurm_name, error=str(error))
+            failures += 1
+            if failures == _FAILURES_A_TICK:
+                raise
+
+
+def _discard(database: Database, scheduler: Scheduler, store: ObjectStore, attempt: AttemptRow, now: datetime) -> None:
+    stored = _store_log(scheduler, store, attempt)
+    _forget_uploads(store, attempt)
+    scheduler.discard(ref_of(attempt))
+    with database.write() as session:
+        session.get_one(AttemptRow, attempt.id).discarded_at = now
+        job = session.get_one(JobRow, attempt.job_id, with_for_update=True)
+        if stored is not None and JobState(job.state).is_end and not _has_log(job):
+            job.results = [*job.results, stored]
+
+
+def _forget_uploads(store: ObjectStore, attempt: AttemptRow) -> None:
+    """Parts of a result that was never completed cost room for good; a completed upload is not touched by this."""
+    for output in attempt.uploads:
+        if output["upload"] is not None:
+            key = output_key(attempt.job, output["role"])
+            store.abort_multipart(attempt.job.project.bucket, key, output["upload"])
 
 
 def _has_log(job: JobRow) -> bool:

@@ -179,7 +179,12 @@ def record_progress(
     job = attempt.job
     job.progress_stage, job.progress_done, job.progress_total, job.observed_at = stage, done, total, now
     if log_tail is not None:
-        attempt.log_tail = log_tail[-LOG_TAIL_CHARS:]
+        attempt.log_tail = _storable(log_tail)[-LOG_TAIL_CHARS:]
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL keeps no NUL in text, and a job's output may have some."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 # --- outputs -----------------------------------------------------------------------------------------------------
@@ -214,7 +219,8 @@ def announce_output(
     sha256: str,
     md5s: list[str],
 ) -> tuple[OutputUpload, list[Any]]:
-    """Where to put an output. Announcing the same again gives fresh requests for the same upload.
+    """Where to put an output. Announcing the same again gives fresh requests for the same upload, unless that one was
+    refused: its parts are joined already, or will never be.
 
     Returns:
         the requests, and the attempt's list of announced outputs as it is to be stored.
@@ -222,7 +228,7 @@ def announce_output(
     job = attempt.job
     bucket, key = job.project.bucket, output_key(job, role)
     others = [each for each in attempt.uploads if each["name"] != name]
-    known = next((each for each in attempt.uploads if each["name"] == name and each["sha256"] == sha256), None)
+    known = next((each for each in attempt.uploads if _is_same(each, name, sha256)), None)
     metadata = {"sha256": sha256, "attempt": f"{job.public_id}.{attempt.number}"}
     upload: str | None = None
     if len(md5s) == 1:
@@ -235,6 +241,18 @@ def announce_output(
         ]
     output = {"name": name, "role": role, "size": size, "sha256": sha256, "md5s": md5s, "upload": upload}
     return OutputUpload(upload, requests), [*others, output]
+
+
+def _is_same(announced: dict[str, Any], name: str, sha256: str) -> bool:
+    return announced["name"] == name and announced["sha256"] == sha256 and not announced.get("refused")
+
+
+def refuse_output(attempt: AttemptRow, name: str, upload: str | None) -> None:
+    """Note that what this upload brought is not what was announced: the next announcement begins a new one."""
+    attempt.uploads = [
+        {**each, "refused": True} if (each["name"], each["upload"]) == (name, upload) else each
+        for each in attempt.uploads
+    ]
 
 
 @dataclass(frozen=True)
@@ -270,9 +288,12 @@ def complete_output(output: AnnouncedOutput, parts: list[Part], store: ObjectSto
     Raises:
         Conflict: what the store has is not what was announced; send it again.
     """
-    if output.upload is not None:
-        store.complete_multipart(output.bucket, output.key, output.upload, parts)
-    info = store.head(output.bucket, output.key)
+    try:
+        if output.upload is not None:
+            store.complete_multipart(output.bucket, output.key, output.upload, parts)
+        info = store.head(output.bucket, output.key)
+    except NotFound as error:
+        raise Conflict(f"The store does not have {output.name}: {error.message}", hint="Send it again.") from error
     if info.size != output.size or info.etag != output.etag:
         raise Conflict(
             f"The store has {info.size} bytes with ETag {info.etag} of {output.name}, not the {output.size} bytes with "
@@ -283,13 +304,21 @@ def complete_output(output: AnnouncedOutput, parts: list[Part], store: ObjectSto
 
 
 def record_report(attempt: AttemptRow, report: Mapping[str, Any], now: datetime) -> None:
-    """Keep what the job says of its end. The first report counts; a repeated one is a lost answer asked for again."""
+    """Keep what the job says of its end. The first report counts; a repeated one is a lost answer asked for again.
+
+    Raises:
+        InvalidRequest: it names an output that a job of this kind does not have.
+    """
     if attempt.report is not None:
         return
-    attempt.report, attempt.reported_at = dict(report), now
+    for output in report.get("outputs") or []:
+        output_key(attempt.job, output["role"])
+    message = report.get("message")
+    kept = {**report, "message": None if message is None else _storable(message)}
+    attempt.report, attempt.reported_at = kept, now
     attempt.job.observed_at = now
     tail = report.get("log_tail")
     if isinstance(tail, str):
-        attempt.log_tail = tail[-LOG_TAIL_CHARS:]
+        attempt.log_tail = _storable(tail)[-LOG_TAIL_CHARS:]
     if attempt.job.state in (JobState.QUEUED, JobState.RUNNING):
         set_state(attempt.job, JobState.FINALIZING, now)

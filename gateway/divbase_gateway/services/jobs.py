@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from divbase_gateway.db import jobs as rows
 from divbase_gateway.db.models import FileVersionRow, JobRow, ProjectRow, UserRow
 from divbase_gateway.domain.errors import Conflict, Forbidden, NotFound
+from divbase_gateway.domain.files import FileState
 from divbase_gateway.domain.ids import new_id
 from divbase_gateway.domain.jobs import JobState, Reason
 from divbase_gateway.domain.planning import plan_to_dict
@@ -125,6 +126,8 @@ def request_cancel(
 def rerun(session: Session, project: ProjectRow, public_id: str, user: UserRow, role: Role, now: datetime) -> JobRow:
     """Run a job that ended without success again, on the inputs that it was planned on, as a new attempt.
 
+    A file whose index it could not build waits for it once more.
+
     Raises:
         NotFound: no such job.
         Forbidden: it is somebody else's and the role is below MANAGE.
@@ -146,6 +149,8 @@ def rerun(session: Session, project: ProjectRow, public_id: str, user: UserRow, 
             details={"state": state},
         )
     reopen_job(job, now)
+    for version in rows.versions_without_index(session, job.public_id):
+        version.state, version.reason = FileState.INDEXING, None
     return job
 
 

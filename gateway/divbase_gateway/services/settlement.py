@@ -117,12 +117,14 @@ def record_sighting(
     verified: bool | None,
     policy: JobPolicy,
     now: datetime,
+    answering_since: datetime,
 ) -> JobRow | None:
     """Write down one attempt's part of a successful look, and settle the job if that decides it.
 
     Args:
         sighting: None when the look succeeded and the job was not in it.
         verified: the store's word on the reported outputs; None when nobody looked.
+        answering_since: when the last unbroken row of successful looks began; no absence counts from before.
 
     Returns:
         the job, if this ended it.
@@ -132,7 +134,7 @@ def record_sighting(
         return None
     attempt = next(each for each in job.attempts if each.number == tracked.number)
     if sighting is None:
-        return _record_absence(job, attempt, policy, now)
+        return _record_absence(job, attempt, policy, now, answering_since)
     if _is_older_than_the_job_itself(attempt, sighting):
         return None
     _copy_sighting(job, attempt, sighting, now)
@@ -187,10 +189,12 @@ def _report_of(attempt: AttemptRow) -> Report | None:
     return Report(reason, report.get("message") or words_for(reason))
 
 
-def _record_absence(job: JobRow, attempt: AttemptRow, policy: JobPolicy, now: datetime) -> JobRow | None:
+def _record_absence(
+    job: JobRow, attempt: AttemptRow, policy: JobPolicy, now: datetime, answering_since: datetime
+) -> JobRow | None:
     """Not in a successful look: not an end, until it has been so for longer than the site allows."""
     attempt.missing_since = attempt.missing_since or now
-    if now - attempt.missing_since < policy.lost_after:
+    if now - max(attempt.missing_since, answering_since) < policy.lost_after:
         return None
     attempt.outcome = Reason.NOT_SEEN
     end_job(job, JobState.LOST, now, Reason.NOT_SEEN, words_for(Reason.NOT_SEEN))
@@ -234,17 +238,20 @@ def _result(output: dict[str, Any]) -> dict[str, Any]:
 
 def record_overdue(session: Session, policy: JobPolicy, now: datetime) -> int:
     """End running jobs that neither scheduler nor job has been heard of since long after their time limit."""
-    overdue = 0
-    for attempt in rows.attempts_at_scheduler(session):
-        job = attempt.job
-        if job.started_at is None or job.observed_at is None:
-            continue
-        limit = timedelta(minutes=job.plan["minutes"]) + _START_GRACE
-        if now - job.started_at > limit and now - job.observed_at > policy.lost_after + _START_GRACE:
+    overdue = [each for each in rows.attempts_at_scheduler(session) if _is_overdue(each.job, policy, now)]
+    for attempt in overdue:
+        job = rows.lock_job(session, attempt.job_id)
+        if job is not None and not JobState(job.state).is_end and _is_overdue(job, policy, now):
             attempt.outcome = Reason.NOT_SEEN
             end_job(job, JobState.LOST, now, Reason.NOT_SEEN, words_for(Reason.NOT_SEEN))
-            overdue += 1
-    return overdue
+    return len(overdue)
+
+
+def _is_overdue(job: JobRow, policy: JobPolicy, now: datetime) -> bool:
+    if job.started_at is None or job.observed_at is None:
+        return False
+    limit = timedelta(minutes=job.plan["minutes"]) + _START_GRACE
+    return now - job.started_at > limit and now - job.observed_at > policy.lost_after + _START_GRACE
 
 
 def record_cancel_sent(session: Session, tracked: Tracked, now: datetime) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from divbase_jobscripts.render import node_helper_source
 from sqlalchemy.orm import Session
@@ -19,12 +19,15 @@ from sqlalchemy.orm import Session
 from divbase_gateway.db import jobs as rows
 from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.domain.ids import new_id
-from divbase_gateway.domain.jobs import JobState, Reason
+from divbase_gateway.domain.jobs import JobState, Reason, words_for
 from divbase_gateway.ports import SlurmRef, Submission
 from divbase_gateway.services.jobs import end_job, reopen_job, set_state
 from divbase_gateway.services.plans import resources_of
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.services.scripts import script_for
+
+_CLOCKS_DIFFER_BY = timedelta(minutes=10)
+"""The scheduler writes times by its own clock, in whole seconds; names are unique, so looking further back is safe."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,24 @@ def record_unknown(session: Session, job_id: int, number: int, now: datetime) ->
 
 
 def record_not_sent(session: Session, job_id: int, number: int, now: datetime) -> None:
-    """The scheduler could not be reached, so nothing was started: the job waits for the next try."""
+    """The scheduler could not be reached, so nothing was started: the job waits for the next try.
+
+    The attempt leaves no trace: nobody has seen its token, and hours without a scheduler would leave thousands.
+    """
     job, attempt = _locked(session, job_id, number)
     if job is None or attempt is None or job.state != JobState.SUBMITTING:
         return
     _give_up_attempt(job, attempt, now)
+    job.attempts.remove(attempt)
+    session.delete(attempt)
+    job.attempt = max((each.number for each in job.attempts), default=0)
+
+
+def record_impossible(session: Session, job_id: int, now: datetime) -> None:
+    """There is no script for the stored plan; trying again would change nothing, and must not hold up other jobs."""
+    job = rows.lock_job(session, job_id)
+    if job is not None and job.state == JobState.ACCEPTED:
+        end_job(job, JobState.FAILED, now, Reason.INTERNAL_ERROR, words_for(Reason.INTERNAL_ERROR))
 
 
 def mark_interrupted(session: Session, now: datetime) -> int:
@@ -131,13 +147,26 @@ def searches(session: Session) -> list[Search]:
     """What to look for at the scheduler."""
     unknown = rows.jobs_in_state(session, JobState.SUBMIT_UNKNOWN)
     current = [(job, attempt) for job in unknown for attempt in job.attempts if attempt.number == job.attempt]
-    return [Search(job.id, attempt.number, attempt.slurm_name, attempt.created_at) for job, attempt in current]
+    return [
+        Search(job.id, attempt.number, attempt.slurm_name, attempt.created_at - _CLOCKS_DIFFER_BY)
+        for job, attempt in current
+    ]
 
 
-def record_search(session: Session, search: Search, found: list[SlurmRef], policy: JobPolicy, now: datetime) -> None:
+def record_search(
+    session: Session,
+    search: Search,
+    found: list[SlurmRef],
+    policy: JobPolicy,
+    now: datetime,
+    answering_since: datetime,
+) -> None:
     """Adopt what was found, or, when the quiet period is over, let the job go out again.
 
     Only successful searches are recorded here; one that failed says nothing and must not be passed on.
+
+    Args:
+        answering_since: when the last unbroken row of successful searches began; the quiet period is not older.
     """
     if found:
         record_submitted(session, search.job_id, search.attempt_number, found[0], now)
@@ -147,7 +176,7 @@ def record_search(session: Session, search: Search, found: list[SlurmRef], polic
         return
     if attempt.looked_for_since is None:
         attempt.looked_for_since = now
-    if now - attempt.looked_for_since >= policy.quiet_period:
+    if now - max(attempt.looked_for_since, answering_since) >= policy.quiet_period:
         _give_up_attempt(job, attempt, now)
 
 
