@@ -1,0 +1,66 @@
+"""The command line of the benchmarks: which to run, how thoroughly, and where the figures go."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import api, machine, overhead, transfers
+from benchmarks.figures import Section, as_markdown, as_text
+from benchmarks.stack import say
+
+BENCHMARKS: dict[str, Callable[[Path, bool], Section]] = {
+    "transfers": transfers.measure,
+    "api": api.measure,
+    "overhead": overhead.measure,
+}
+_NEEDED = {"transfers": 40 << 30, "api": 6 << 30, "overhead": 2 << 30}
+_NEEDED_QUICK = 3 << 30
+
+
+def main() -> int:
+    """Run the chosen benchmarks one after the other. Returns 0, or 1 when there is no room for the data."""
+    options = _options()
+    names = options.benchmarks or list(BENCHMARKS)
+    needed = _NEEDED_QUICK if options.quick else max(_NEEDED[name] for name in names)
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if free < needed:
+        say(f"{tempfile.gettempdir()} has {free >> 30} GiB free, {needed >> 30} GiB are needed; set TMPDIR to another.")
+        return 1
+    facts = machine.facts(options.quick)
+    sections = [_run(name, options.quick) for name in names]
+    sys.stdout.write(as_text(sections, facts))
+    if options.markdown:
+        options.markdown.write_text(as_markdown(sections, facts), encoding="utf-8")
+    if options.json:
+        raw = {"facts": facts, **{section.name: section.raw for section in sections}}
+        options.json.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("benchmarks", nargs="*", metavar="|".join(BENCHMARKS), help="which; all if left out")
+    parser.add_argument("--quick", action="store_true", help="small inputs and few repetitions, to try the harness")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page of the documentation")
+    options = parser.parse_args()
+    unknown = [name for name in options.benchmarks if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    return options
+
+
+def _run(name: str, quick: bool) -> Section:
+    say(f"--- {name}")
+    with tempfile.TemporaryDirectory(prefix="divbase-bench-") as folder:
+        return BENCHMARKS[name](Path(folder), quick)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
