@@ -44,7 +44,7 @@ class Gateway:
     def start(self) -> None:
         """Start the embedded scheduler, where there is one, and the reconciler."""
         if isinstance(self.scheduler, LocalScheduler):
-            self.scheduler.start()
+            self.scheduler.start(on_end=self.wake)
         self.reconciler.start()
 
     def stop(self, *, end_jobs: bool = False) -> None:

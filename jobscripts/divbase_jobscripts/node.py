@@ -978,7 +978,9 @@ class Pipeline(object):
             selector.register(process.popen.stderr, selectors.EVENT_READ, process)
         deadline = None
         while any(process.status is None for process in processes):
-            for key, _ in selector.select(0.1):
+            # One that has closed its stderr ends within a moment; nothing else would tell of that.
+            ending = sum(process.status is None for process in processes) > len(selector.get_map())
+            for key, _ in selector.select(0.002 if ending else 0.1):
                 data = os.read(key.fd, 1 << 16)
                 if data:
                     key.data.hear(data)

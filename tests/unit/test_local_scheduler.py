@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -420,6 +421,24 @@ def test_path_prefix_comes_first(machine: Machine) -> None:
     ref = scheduler.submit(job("j", "bcftools"))
     end_of(scheduler, ref)
     assert scheduler.read_log(ref, 100) == b"ours\n"
+
+
+def test_jobs_find_the_python_that_runs_us(machine: Machine) -> None:
+    """`python3` in a job is the interpreter of the gateway, whatever a version manager puts on the PATH."""
+    scheduler = machine.started()
+    ref = scheduler.submit(job("j", "python3 -IS -c 'import os, sys; print(os.path.realpath(sys.executable))'"))
+    end_of(scheduler, ref)
+    assert scheduler.read_log(ref, 1000).decode() == f"{os.path.realpath(sys.executable)}\n"
+
+
+def test_end_of_a_job_is_told_at_once(machine: Machine) -> None:
+    """Whoever waits for jobs hears that one has ended and need not look again and again."""
+    scheduler = machine.scheduler()
+    told = threading.Event()
+    scheduler.start(on_end=told.set)
+    ref = scheduler.submit(job("j", "true"))
+    assert told.wait(15)
+    assert scheduler.observe([ref]).seen[ref].state == "COMPLETED"
 
 
 def test_stop_can_end_what_runs(machine: Machine) -> None:

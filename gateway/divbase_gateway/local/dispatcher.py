@@ -56,6 +56,7 @@ class Dispatcher:
         self._slots = slots
         self._cores = cores
         self._environment = environment
+        self._on_end: Callable[[], None] = _do_nothing
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._children: set[int] = set()
@@ -65,9 +66,10 @@ class Dispatcher:
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
 
-    def start(self) -> None:
-        """Start the thread; starting it twice is no error."""
+    def start(self, on_end: Callable[[], None] | None = None) -> None:
+        """Start the thread; twice is no error. `on_end` is called, from the thread, when jobs have ended."""
         if not self.running:
+            self._on_end = on_end or _do_nothing
             self._stopping.clear()
             self._thread = threading.Thread(target=self._run, name="local-dispatcher", daemon=True)
             self._thread.start()
@@ -132,6 +134,7 @@ class Dispatcher:
         cores = 0
         present = job_ids(self._folder)
         self._settled &= set(present)
+        settled_before = len(self._settled)
         for job_id in present:
             if job_id in self._settled:
                 continue
@@ -154,6 +157,8 @@ class Dispatcher:
             else:
                 live.append(job)
                 cores += needs
+        if len(self._settled) > settled_before:
+            self._on_end()
         return live
 
     def _advance(self, job: JobFolder, spec: JobSpec, fits: bool) -> str:
@@ -226,6 +231,10 @@ class Dispatcher:
                 ended = pid
             if ended:
                 self._children.discard(pid)
+
+
+def _do_nothing() -> None:
+    pass
 
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
