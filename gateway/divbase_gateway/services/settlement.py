@@ -233,7 +233,7 @@ def _fail(job: JobRow, attempt: AttemptRow, decision: Decision, policy: JobPolic
 
 
 def _result(output: dict[str, Any]) -> dict[str, Any]:
-    return {name: output[name] for name in ("role", "key", "version_id", "size", "sha256")}
+    return {name: output[name] for name in ("role", "key", "version_id", "size", "sha256", "etag")}
 
 
 def record_overdue(session: Session, policy: JobPolicy, now: datetime) -> int:
