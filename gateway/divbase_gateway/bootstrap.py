@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from divbase_gateway.db.session import Database
 from divbase_gateway.local.bcftools import ensure_bcftools
@@ -18,7 +19,12 @@ from divbase_gateway.reconciler import Pace, Reconciler
 from divbase_gateway.s3.store import S3Store
 from divbase_gateway.services import idempotency
 from divbase_gateway.services.policy import JobPolicy
-from divbase_gateway.settings import Settings
+from divbase_gateway.settings import InvalidSettings, SchedulerSettings, Settings
+from divbase_gateway.slurm.commands import SlurmCommands
+from divbase_gateway.slurm.runners import LocalRunner, Runner
+from divbase_gateway.slurm.scheduler import CliScheduler
+
+T = TypeVar("T")
 
 
 class SystemClock:
@@ -57,6 +63,8 @@ class Gateway:
         self.reconciler.stop()
         if isinstance(self.scheduler, LocalScheduler):
             self.scheduler.stop(end_running=end_jobs)
+        if isinstance(self.scheduler, CliScheduler):
+            self.scheduler.close()
         self.sessions.close()
 
 
@@ -89,7 +97,7 @@ def assemble(
         store,
         clock,
         policy,
-        Pace(busy=settings.jobs.tick_s),
+        _pace(settings),
         holder=_holder(settings),
         housekeeping=housekeeping,
     )
@@ -110,24 +118,74 @@ def build_store(settings: Settings) -> S3Store:
 
 
 def build_scheduler(settings: Settings, clock: Clock) -> Scheduler:
-    """The scheduler that `scheduler.kind` names."""
-    folder = settings.scheduler.folder.absolute()
-    bcftools = ensure_bcftools(folder / "bin")
-    return LocalScheduler(folder, settings.scheduler.slots, clock, path_prefix=Path(bcftools.path).parent)
+    """The scheduler that `scheduler.kind` names.
+
+    Raises:
+        InvalidSettings: a setting that this kind needs is missing.
+    """
+    chosen = settings.scheduler
+    if chosen.kind == "local":
+        folder = chosen.folder.absolute()
+        bcftools = ensure_bcftools(folder / "bin")
+        return LocalScheduler(folder, chosen.slots, clock, path_prefix=Path(bcftools.path).parent)
+    runner = _ssh_runner(chosen) if chosen.kind == "slurm-ssh" else LocalRunner()
+    work_dir = _needed(chosen.work_dir, "work_dir")
+    if not work_dir.is_absolute() or not chosen.bin_dir.is_absolute():
+        raise InvalidSettings("`scheduler.work_dir` and `scheduler.bin_dir` must be absolute paths.")
+    commands = SlurmCommands(chosen.bin_dir, chosen.slurm_conf)
+    return CliScheduler(runner, commands, work_dir, chosen.cluster, clock)
+
+
+def _ssh_runner(chosen: SchedulerSettings) -> Runner:
+    try:
+        from divbase_gateway.slurm.ssh import Login, SshRunner
+    except ModuleNotFoundError as error:
+        raise InvalidSettings(
+            f"`scheduler.kind` is slurm-ssh, and {error.name} is not installed.",
+            hint="Run: pip install 'divbase-gateway[ssh]'",
+        ) from error
+    login = Login(
+        host=_needed(chosen.ssh_host, "ssh_host"),
+        user=_needed(chosen.ssh_user, "ssh_user"),
+        known_hosts=_needed(chosen.ssh_known_hosts, "ssh_known_hosts").absolute(),
+        port=chosen.ssh_port,
+        key_file=chosen.ssh_key_file.absolute() if chosen.ssh_key_file else None,
+        agent=chosen.ssh_agent,
+    )
+    return SshRunner(login)
+
+
+def _needed(value: T | None, name: str) -> T:
+    if value is None:
+        raise InvalidSettings(f"`scheduler.{name}` is not set, and this `scheduler.kind` needs it.")
+    return value
+
+
+def _pace(settings: Settings) -> Pace:
+    """A cluster is asked seldom: jobs report by themselves, and every answer costs its controller something."""
+    if settings.scheduler.kind == "local":
+        return Pace(busy=settings.jobs.tick_s)
+    tick_s = settings.scheduler.tick_s
+    return Pace(busy=tick_s, idle=tick_s, between_looks=settings.scheduler.between_looks_s)
 
 
 def job_policy(settings: Settings) -> JobPolicy:
     """The site's choices about jobs, as the services want them."""
-    jobs = settings.jobs
+    jobs, scheduler = settings.jobs, settings.scheduler
+    # The embedded scheduler's word is final: what its folder does not hold was not submitted.
+    quiet_s = 2 if scheduler.kind == "local" else scheduler.quiet_s
     return JobPolicy(
         node_url=settings.server.job_url,
         max_attempts=jobs.max_attempts,
         url_expiry=timedelta(seconds=jobs.url_expiry_s),
         lost_after=timedelta(seconds=jobs.lost_after_s),
-        # The embedded scheduler's word is final: what its folder does not hold was not submitted.
-        quiet_period=timedelta(seconds=2),
+        quiet_period=timedelta(seconds=quiet_s),
         retry_for_s=jobs.retry_for_s,
         prologue=tuple(jobs.prologue),
+        account=scheduler.account,
+        partition=scheduler.partition,
+        qos=scheduler.qos,
+        wckey=scheduler.wckey,
     )
 
 

@@ -78,10 +78,14 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Observation:
-    """One successful look at the scheduler. A ref that was asked for and is not in `seen` was not found, no more."""
+    """One successful look at the scheduler. A ref that was asked for and is not in `seen` was not found, no more.
+
+    `unjudged` are refs that nobody could look up this time (SLURM's accounting is away): their absence says nothing.
+    """
 
     at: datetime
     seen: Mapping[SlurmRef, Sighting] = field(default_factory=dict)
+    unjudged: frozenset[SlurmRef] = frozenset()
 
 
 class Scheduler(Protocol):

@@ -7,6 +7,7 @@ database transaction is open while the scheduler or the store is asked, and a lo
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,10 +38,15 @@ _LOOSE_ENDS_A_TICK = 200
 
 @dataclass(frozen=True)
 class Pace:
-    """How often to tick: `busy` seconds between ticks while there are open jobs, `idle` while there are none."""
+    """How often to tick: `busy` seconds between ticks while there are open jobs, `idle` while there are none.
+
+    Who wakes the reconciler has it submit at once, but look at the scheduler no sooner than `between_looks` seconds
+    after the last look: a cluster answers a user only so many questions.
+    """
 
     busy: float = 1.0
     idle: float = 5.0
+    between_looks: float = 0.0
 
 
 class Reconciler:
@@ -70,6 +76,8 @@ class Reconciler:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._leads = False
+        self._next_look = 0.0
+        self._look_is_due = False
         # When the last unbroken row of successful answers began: nothing is known to be absent from before.
         self._finding_since: datetime | None = None
         self._looking_since: datetime | None = None
@@ -103,7 +111,14 @@ class Reconciler:
         while not self._stopping.is_set():
             self._awake.clear()
             busy = self._tick_safely()
-            self._awake.wait(self._pace.busy if busy else self._pace.idle)
+            self._awake.wait(self._rest(busy))
+
+    def _rest(self, busy: bool) -> float:
+        """Seconds until the next tick: sooner where this one was woken too early to look."""
+        if not busy:
+            return self._pace.idle
+        too_early = self._next_look - time.monotonic()
+        return min(self._pace.busy, too_early) if self._look_is_due and too_early > 0 else self._pace.busy
 
     def _tick_safely(self) -> bool:
         try:
@@ -212,10 +227,14 @@ class Reconciler:
     # --- looking ---
 
     def _look(self) -> None:
+        self._look_is_due = time.monotonic() < self._next_look
+        if self._look_is_due:
+            return
         with self._database.read() as session:
             tracked = settlement.tracked_attempts(session)
         if not tracked:
             return
+        self._next_look = time.monotonic() + self._pace.between_looks
         self._send_cancellations(tracked)
         try:
             observation = self._scheduler.observe([each.ref for each in tracked])
@@ -260,9 +279,11 @@ class Reconciler:
         self._looking_since = looking_since = self._looking_since or now
         with self._database.write() as session:
             job_rows.mark_seen(session, [each.job_id for each in tracked if each.ref in observation.seen], now)
+        if observation.unjudged:
+            self._looking_since = None  # a look that did not see everything ends the row
         for each in tracked:
             sighting = observation.seen.get(each.ref)
-            if sighting is not None and not settlement.is_news(each, sighting):
+            if each.ref in observation.unjudged or (sighting and not settlement.is_news(each, sighting)):
                 continue
             with _alone(each), self._database.write() as session:
                 ended = settlement.record_sighting(

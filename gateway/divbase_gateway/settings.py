@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -27,6 +27,10 @@ DEFAULT_FILE = Path("divbase.toml")
 
 
 _SUFFIXES = (".vcf.gz", ".vcf.bgz", ".vcf", ".bcf", ".csi", ".tbi", ".tsv", ".csv", ".txt", ".md", ".bed", ".json")
+
+
+_LABEL = r"^[A-Za-z0-9._:,=+-]+$"
+"""What may stand in an `#SBATCH` line."""
 
 
 class InvalidSettings(InvalidRequest):
@@ -103,13 +107,46 @@ class ServerSettings(Group):
 
 
 class SchedulerSettings(Group):
-    kind: Literal["local"] = Field(
-        "local", description="Who runs jobs: `local` is the embedded scheduler of this machine."
+    kind: Literal["local", "slurm-ssh", "slurm-local"] = Field(
+        "local",
+        description="Who runs jobs: `local` is the embedded scheduler here, `slurm-ssh` SLURM through a login "
+        "node, `slurm-local` SLURM's commands on this machine.",
     )
     folder: Path = Field(
         Path("divbase-jobs"), description="Folder of the local scheduler: a folder for each job, and its own state."
     )
     slots: int = Field(2, ge=1, description="Jobs that the local scheduler runs at the same time.")
+    cluster: str = Field("slurm", pattern=_LABEL, description="SLURM: the cluster's name; do not change it later.")
+    work_dir: PurePosixPath | None = Field(
+        None,
+        description="SLURM: absolute folder for a directory of each job, the same on login node and compute nodes; "
+        "made by the operator, mode 0700.",
+    )
+    bin_dir: PurePosixPath = Field(PurePosixPath("/usr/bin"), description="SLURM: absolute folder of its commands.")
+    slurm_conf: PurePosixPath | None = Field(
+        None, description="SLURM: `SLURM_CONF` for its commands. Empty: they find it by themselves."
+    )
+    account: str | None = Field(None, pattern=_LABEL, description="SLURM: account of jobs. Empty: the user's default.")
+    partition: str | None = Field(None, pattern=_LABEL, description="SLURM: partition of jobs. Empty: the default.")
+    qos: str | None = Field(None, pattern=_LABEL, description="SLURM: QOS of jobs. Empty: the default.")
+    wckey: str | None = Field(None, pattern=_LABEL, description="SLURM: wckey of jobs. Empty: none.")
+    tick_s: float = Field(
+        30.0, gt=0, description="SLURM: seconds between two looks while nothing happens; jobs report by themselves."
+    )
+    between_looks_s: float = Field(
+        3.0, ge=0, description="SLURM: least seconds between two looks, however much happens."
+    )
+    quiet_s: int = Field(
+        300, ge=0, description="SLURM: seconds of successful, empty searches before a lost submission goes out again."
+    )
+    ssh_host: str | None = Field(None, description="SSH: login node.")
+    ssh_port: int = Field(22, ge=1, le=65535, description="SSH: port of its sshd.")
+    ssh_user: str | None = Field(None, description="SSH: account that submits, for DivBase alone.")
+    ssh_key_file: Path | None = Field(None, description="SSH: private key without a passphrase, mode 0600.")
+    ssh_known_hosts: Path | None = Field(
+        None, description="SSH: pinned host keys, as in `~/.ssh/known_hosts`. A host with another key is refused."
+    )
+    ssh_agent: bool = Field(False, description="SSH: also try the keys of the agent at `SSH_AUTH_SOCK`.")
 
 
 class JobSettings(Group):

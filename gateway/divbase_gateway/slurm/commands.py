@@ -1,0 +1,105 @@
+"""The command lines of SLURM that the gateway runs, and the environment that it runs them in. Text out, nothing else:
+who runs them, where, and what the answers mean is not known here.
+
+Sources: sbatch(1), squeue(1), sacct(1), scancel(1), scontrol(1) of SLURM 22.05 to 26.05.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+SEPARATOR = "|"
+
+SQUEUE_FIELDS = (
+    "JobArrayID",
+    "State",
+    "RestartCnt",
+    "exit_code",
+    "SubmitTime",
+    "StartTime",
+    "EndTime",
+    "NodeList",
+    "Reason",
+    "Name",
+)
+"""The name last: jobs of the same account that are not ours may have any character in theirs."""
+
+SACCT_FIELDS = (
+    "JobID",
+    "State",
+    "ExitCode",
+    "Submit",
+    "Start",
+    "End",
+    "ElapsedRaw",
+    "TotalCPU",
+    "MaxRSS",
+    "NodeList",
+    "JobName",
+)
+
+# No digit before the suffix is a size of 0, which prints the whole value; without a suffix squeue cuts at 20.
+_SQUEUE_FORMAT = ",".join(f"{name}:{SEPARATOR}" for name in SQUEUE_FIELDS)
+_SACCT_FORMAT = ",".join(SACCT_FIELDS)
+
+
+@dataclass(frozen=True)
+class SlurmCommands:
+    """Command lines for one installation: `bin_dir` is absolute, `slurm_conf` None where SLURM finds its own."""
+
+    bin_dir: PurePosixPath
+    slurm_conf: PurePosixPath | None = None
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """All that the commands see: no `SBATCH_…` variable of anybody's can change a job, and times are Unix times."""
+        conf = {"SLURM_CONF": str(self.slurm_conf)} if self.slurm_conf else {}
+        return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s", **conf}
+
+    def sbatch(self, directory: PurePosixPath, name: str, script: str) -> list[str]:
+        """Submit. What the job's identity and safety hang on is said here, where no script can contradict it."""
+        return [
+            self._path("sbatch"),
+            "--parsable",
+            f"--job-name={name}",
+            f"--chdir={directory}",
+            "--input=/dev/null",
+            "--output=job.log",
+            "--open-mode=append",
+            "--export=NONE",
+            "--no-requeue",
+            str(directory / script),
+        ]
+
+    def squeue(self, name: str | None = None) -> list[str]:
+        """Every job of this account that slurmctld remembers, in one call however many; or those of one name."""
+        chosen = [f"--name={name}"] if name else []
+        return [self._path("squeue"), "--noheader", "--me", "--states=all", *chosen, f"--Format={_SQUEUE_FORMAT}"]
+
+    def sacct(self, job_ids: Iterable[str], since_s: int) -> list[str]:
+        """What accounting has of these ids, for jobs of the last `since_s` seconds: ids wrap."""
+        return [*self._sacct(since_s), f"--jobs={','.join(job_ids)}"]
+
+    def sacct_by_name(self, name: str, since_s: int) -> list[str]:
+        """What accounting has of this name for the last `since_s` seconds."""
+        return [*self._sacct(since_s), f"--name={name}"]
+
+    def scancel(self, job_id: str, name: str) -> list[str]:
+        """Cancel the job of this id if it has this name."""
+        return [self._path("scancel"), f"--name={name}", job_id]
+
+    def scontrol_ping(self) -> list[str]:
+        return [self._path("scontrol"), "ping"]
+
+    def version(self) -> list[str]:
+        return [self._path("sinfo"), "--version"]
+
+    def _sacct(self, since_s: int) -> list[str]:
+        # Relative to the cluster's own clock and time zone. Without --duplicates a requeue hides the earlier record.
+        start = f"--starttime=now-{since_s}seconds"
+        return [self._path("sacct"), "--parsable2", "--noheader", "--duplicates", f"--format={_SACCT_FORMAT}", start]
+
+    def _path(self, command: str) -> str:
+        return str(self.bin_dir / command)

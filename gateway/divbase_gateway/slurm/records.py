@@ -1,0 +1,239 @@
+"""From what squeue and sacct print to sightings of jobs. Pure functions over text; lines that are no records, such as
+the banners of a login node, are passed over, and nothing is known of who asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from divbase_gateway.domain.jobs import Phase, phase_of
+from divbase_gateway.ports import Sighting
+from divbase_gateway.slurm.commands import SACCT_FIELDS, SEPARATOR, SQUEUE_FIELDS
+
+_ID = re.compile(r"(\d+)(?:_(?:\d+|\[[^\]]*\]))?(?:\+\d+)?")
+_STEP_ID = re.compile(rf"(?P<job>{_ID.pattern})\.[\w+-]+")
+_STATE = re.compile(r"[A-Z_]+\+?( by \S+)?")
+_CPU_TIME = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+(?:\.\d+)?)")
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)")
+_UNITS = {unit: 1024**power for power, unit in enumerate(("", "K", "M", "G", "T", "P"))}
+_NOTHING = frozenset({"", "None", "N/A", "Unknown", "NONE", "None assigned", "(null)"})
+
+ACCOUNTING_LAG = timedelta(seconds=60)
+"""How long after its end a job is given for slurmdbd to write it down, while squeue still shows it."""
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One job, or one task of an array, as one command showed it.
+
+    Attributes:
+        job_id: the number that sbatch printed: `123` for `123`, `123_4`, `123_[5-9%2]` and `123+1`.
+        full_id: as SLURM printed it.
+    """
+
+    job_id: str
+    full_id: str
+    name: str
+    submitted_at: datetime
+    sighting: Sighting
+
+
+def has_ended(sighting: Sighting) -> bool:
+    """Whether the scheduler's word is an end."""
+    return phase_of(sighting.state) in (Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED)
+
+
+# --- squeue ------------------------------------------------------------------------------------------------------
+
+
+def squeue_records(text: str, wanted: Collection[str] | None = None) -> list[JobRecord]:
+    """The jobs in the output of `SlurmCommands.squeue`; `wanted` names the only ids that are of interest."""
+    return [record for line in text.splitlines() if (record := _squeue_record(line, wanted)) is not None]
+
+
+def _squeue_record(line: str, wanted: Collection[str] | None) -> JobRecord | None:
+    values = line.split(SEPARATOR, len(SQUEUE_FIELDS) - 1)
+    number = _ID.fullmatch(values[0])
+    if number is None or len(values) != len(SQUEUE_FIELDS) or not line.endswith(SEPARATOR):
+        return None
+    if wanted is not None and number[1] not in wanted:
+        return None
+    full_id, state, restarts, exit_code, submitted, started, ended, node, reason, name = values
+    submitted_at = _time(submitted)
+    if submitted_at is None or not _STATE.fullmatch(state):
+        return None
+    sighting = Sighting(state=state, source="squeue", restarts=_number(restarts), node=_word(node) or None)
+    sighting = _with_times(replace(sighting, reason=_word(reason)), _time(started), _time(ended))
+    if has_ended(sighting):
+        code, signal = _exit(exit_code)
+        sighting = replace(sighting, exit_code=code, signal=signal)
+    return JobRecord(number[1], full_id, name.removesuffix(SEPARATOR), submitted_at, sighting)
+
+
+def _with_times(sighting: Sighting, started: datetime | None, ended: datetime | None) -> Sighting:
+    """For a job that waits SLURM prints when it may start, for one that runs when it must end: neither has happened."""
+    if phase_of(sighting.state) is Phase.WAITING:
+        return sighting
+    if not has_ended(sighting):
+        return replace(sighting, started_at=started)
+    cancelled_before_start = phase_of(sighting.state) is Phase.CANCELLED and sighting.node is None
+    return replace(sighting, started_at=None if cancelled_before_start else started, ended_at=ended)
+
+
+# --- sacct -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Run:
+    """One run of a job: its own line and those of its steps."""
+
+    values: dict[str, str]
+    steps: list[dict[str, str]] = field(default_factory=list)
+
+
+def sacct_records(text: str) -> list[JobRecord]:
+    """The jobs in the output of `SlurmCommands.sacct`: of each id and name the last run, with its restarts counted."""
+    runs: dict[tuple[str, str], list[_Run]] = {}
+    for run in _runs(text):
+        runs.setdefault((run.values["JobID"], run.values["JobName"]), []).append(run)
+    return [_last(same) for same in runs.values()]
+
+
+def _runs(text: str) -> list[_Run]:
+    runs: list[_Run] = []
+    current: dict[str, _Run] = {}
+    for values in _sacct_lines(text):
+        step = _STEP_ID.fullmatch(values["JobID"])
+        if step is None:
+            current[values["JobID"]] = run = _Run(values)
+            runs.append(run)
+        elif step["job"] in current:
+            current[step["job"]].steps.append(values)
+    return runs
+
+
+def _sacct_lines(text: str) -> Iterator[dict[str, str]]:
+    for line in text.splitlines():
+        values = line.split(SEPARATOR, len(SACCT_FIELDS) - 1)
+        named = dict(zip(SACCT_FIELDS, values, strict=False))
+        is_id = _ID.fullmatch(values[0]) or _STEP_ID.fullmatch(values[0])
+        if is_id and len(values) == len(SACCT_FIELDS) and _STATE.fullmatch(named["State"]) and _time(named["Submit"]):
+            yield named
+
+
+def _last(runs: list[_Run]) -> JobRecord:
+    runs.sort(key=lambda run: _number(run.values["Submit"]))
+    last = runs[-1].values
+    number = _ID.fullmatch(last["JobID"])
+    first_submitted = _time(runs[0].values["Submit"])
+    assert number is not None and first_submitted is not None  # noqa: S101, PT018 - _sacct_lines let no other through
+    sighting = _sacct_sighting(runs[-1], restarts=len(runs) - 1)
+    return JobRecord(number[1], last["JobID"], last["JobName"], first_submitted, sighting)
+
+
+def _sacct_sighting(run: _Run, restarts: int) -> Sighting:
+    values = run.values
+    sighting = Sighting(state=_state_with_steps(run), source="sacct", restarts=restarts)
+    sighting = replace(sighting, node=_word(values["NodeList"]) or None)
+    sighting = _with_times(sighting, _time(values["Start"]), _time(values["End"]))
+    if not has_ended(sighting):
+        return sighting
+    code, signal = _exit_with_steps(run, sighting.state)
+    return replace(
+        sighting,
+        exit_code=code,
+        signal=signal,
+        elapsed_s=float(_number(values["ElapsedRaw"])),
+        cpu_s=_cpu_seconds(values["TotalCPU"]),
+        max_rss_bytes=max((rss for each in (values, *run.steps) if (rss := _bytes(each["MaxRSS"]))), default=None),
+    )
+
+
+def _state_with_steps(run: _Run) -> str:
+    """A job whose step ran out of memory did not complete, even where its script ended with 0."""
+    state = run.values["State"]
+    short_of_memory = any(step["State"].startswith("OUT_OF_ME") for step in run.steps)
+    return "OUT_OF_MEMORY" if phase_of(state) is Phase.COMPLETED and short_of_memory else state
+
+
+def _exit_with_steps(run: _Run, state: str) -> tuple[int | None, int | None]:
+    """SLURM writes 0:0 beside CANCELLED and TIMEOUT; how the script ended is in its step."""
+    own = _exit(run.values["ExitCode"])
+    if own != (0, 0) or phase_of(state) is Phase.COMPLETED:
+        return own
+    return next((end for step in run.steps if any(end := _exit(step["ExitCode"]))), own)
+
+
+# --- both --------------------------------------------------------------------------------------------------------
+
+
+def whole_job(records: Iterable[JobRecord]) -> Sighting | None:
+    """One sighting for all tasks of an id: what lives before what ended, what failed before what completed."""
+    return min((record.sighting for record in records), key=_urgency, default=None)
+
+
+def _urgency(sighting: Sighting) -> int:
+    if not has_ended(sighting):
+        return 0 if phase_of(sighting.state) is not Phase.WAITING else 1
+    return 3 if phase_of(sighting.state) is Phase.COMPLETED else 2
+
+
+def merged(squeue: Sighting | None, sacct: Sighting | None, now: datetime) -> Sighting | None:
+    """What two successful answers say together of a job that squeue no longer shows as alive.
+
+    The end is accounting's, which knows steps and usage. What squeue calls ended is COMPLETING until accounting has it,
+    for a minute; what only accounting knows and calls alive is not known: it left squeue, so that record is stale.
+    """
+    final = sacct is not None and has_ended(sacct)
+    if squeue is None:
+        return sacct if final else None
+    if sacct is not None and final and not _is_of_an_earlier_run(sacct, squeue):
+        return replace(sacct, reason=squeue.reason, restarts=max(sacct.restarts, squeue.restarts))
+    if squeue.ended_at is not None and abs(now - squeue.ended_at) < ACCOUNTING_LAG:
+        return replace(squeue, state="COMPLETING", exit_code=None, signal=None, ended_at=None)
+    return squeue
+
+
+def _is_of_an_earlier_run(sacct: Sighting, squeue: Sighting) -> bool:
+    if sacct.ended_at is None or squeue.started_at is None:
+        return False
+    return sacct.ended_at < squeue.started_at
+
+
+# --- values ------------------------------------------------------------------------------------------------------
+
+
+def _word(text: str) -> str:
+    return "" if text in _NOTHING else text
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
+
+
+def _time(text: str) -> datetime | None:
+    """A Unix time, which `SLURM_TIME_FORMAT=%s` asks for; 0 and words mean that it has not come."""
+    return datetime.fromtimestamp(int(text), UTC) if text.isdecimal() and int(text) > 0 else None
+
+
+def _exit(text: str) -> tuple[int | None, int | None]:
+    """`status:signal`."""
+    status, separator, signal = text.partition(":")
+    return (int(status), int(signal)) if separator and status.isdecimal() and signal.isdecimal() else (None, None)
+
+
+def _cpu_seconds(text: str) -> float | None:
+    """`[days-][hours:]minutes:seconds[.fraction]`."""
+    match = _CPU_TIME.fullmatch(text)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _bytes(text: str) -> int | None:
+    """`123456K`."""
+    match = _BYTES.fullmatch(text)
+    return int(float(match[1]) * _UNITS[match[2]]) if match else None

@@ -1,0 +1,195 @@
+"""The `Scheduler` port over SLURM's commands, wherever a runner runs them. It must not know SSH, files or rows: it
+asks, in a number of commands that does not grow with the number of jobs, and says what the answers mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+
+import structlog
+
+from divbase_gateway.domain.errors import SchedulerUnavailable, SubmissionRefused, SubmissionUnknown
+from divbase_gateway.ports import Clock, Observation, Sighting, SlurmRef, Submission
+from divbase_gateway.slurm import answers
+from divbase_gateway.slurm.commands import SlurmCommands
+from divbase_gateway.slurm.records import JobRecord, has_ended, merged, sacct_records, squeue_records, whole_job
+from divbase_gateway.slurm.runners import Completed, Runner, RunnerUnavailable
+
+log = structlog.get_logger()
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_SCRIPT, _LOG = "script.sh", "job.log"
+_RESERVED = frozenset({_SCRIPT, _LOG, "", ".", ".."})
+
+_SUBMIT_S = 60.0
+_ASK_S = 60.0
+
+_MOST_ENDED = 5000
+"""Ids in one sacct: a command line has an end. More jobs than that ending within one tick wait for the next."""
+
+_CLOCKS_DIFFER_BY = timedelta(hours=1)
+"""Accounting is asked from this long before; names are unique, so looking further back is safe."""
+
+
+class CliScheduler:
+    """SLURM through its commands.
+
+    Args:
+        runner: where they run.
+        commands: where they are.
+        work_dir: absolute; a directory for each job is made in it. It is there already, on a file system that the
+            nodes see under the same path.
+        cluster: the cluster's name, part of every job's identity.
+    """
+
+    def __init__(self, runner: Runner, commands: SlurmCommands, work_dir: PurePosixPath, cluster: str, clock: Clock):
+        self._runner = runner
+        self._commands = commands
+        self._work_dir = work_dir
+        self._cluster = cluster
+        self._clock = clock
+
+    def close(self) -> None:
+        """Let go of the runner's connections."""
+        self._runner.close()
+
+    # --- submission ----------------------------------------------------------------------------------------------
+
+    def submit(self, submission: Submission) -> SlurmRef:
+        directory = self._directory(submission.name)
+        self._runner.put_directory(directory, self._files(submission))
+        submitted_at = self._clock.now().replace(microsecond=0)
+        try:
+            answer = self._run(self._commands.sbatch(directory, submission.name, _SCRIPT), _SUBMIT_S)
+            job_id = answers.job_id_of(submission.name, answer)
+        except RunnerUnavailable as exc:
+            if exc.started:
+                raise SubmissionUnknown(f"The answer of sbatch for {submission.name} was lost: {exc}") from exc
+            self._remove_quietly(directory)
+            raise
+        except (SubmissionRefused, SchedulerUnavailable):
+            self._remove_quietly(directory)
+            raise
+        return SlurmRef(self._cluster, job_id, submission.name, submitted_at)
+
+    def _files(self, submission: Submission) -> dict[str, bytes]:
+        for name in submission.files:
+            if name in _RESERVED or "/" in name or "\0" in name:
+                raise SubmissionRefused(
+                    f"Job {submission.name} brings a file called {name!r}, which cannot be put beside its script.",
+                    hint=f"Use a plain file name other than {_SCRIPT} and {_LOG}.",
+                )
+        return {_SCRIPT: submission.script.encode(), **submission.files}
+
+    def _remove_quietly(self, directory: PurePosixPath) -> None:
+        try:
+            self._runner.remove_directory(directory)
+        except SchedulerUnavailable as error:
+            log.warning("slurm.directory_left", directory=str(directory), error=str(error))
+
+    # --- looking -------------------------------------------------------------------------------------------------
+
+    def observe(self, refs: Sequence[SlurmRef]) -> Observation:
+        """One squeue for all, and one sacct if any of them is no longer alive there.
+
+        Where accounting does not answer, jobs that squeue no longer knows are `unjudged`.
+        """
+        at = self._clock.now()
+        if not refs:
+            return Observation(at)
+        queue = _by_identity(self._squeue({ref.job_id for ref in refs}))
+        alive = {ref: seen for ref in refs if (seen := queue.get(_identity(ref))) and not has_ended(seen)}
+        over = [ref for ref in refs if ref not in alive]
+        accounts = self._accounts_of(over[:_MOST_ENDED])
+        found, unjudged = dict(alive), set(over[_MOST_ENDED:])
+        for ref in over[:_MOST_ENDED]:
+            sighting = _end_of(ref, queue, accounts, at)
+            if sighting is not None:
+                found[ref] = sighting
+            elif accounts is None:
+                unjudged.add(ref)
+        return Observation(at, found, frozenset(unjudged))
+
+    def _squeue(self, wanted: set[str]) -> list[JobRecord]:
+        text = answers.require_answer("squeue", self._run(self._commands.squeue(), _ASK_S))
+        return squeue_records(text, wanted)
+
+    def _accounts_of(self, refs: Sequence[SlurmRef]) -> dict[tuple[str, str], Sighting] | None:
+        """Accounting's word on these jobs, by identity; None when it does not answer."""
+        if not refs:
+            return {}
+        since_s = self._seconds_since(min(ref.submitted_at for ref in refs))
+        try:
+            answer = self._run(self._commands.sacct([ref.job_id for ref in refs], since_s), _ASK_S)
+            return _by_identity(sacct_records(answers.require_answer("sacct", answer)))
+        except SchedulerUnavailable as error:
+            log.warning("slurm.accounting_unavailable", jobs=len(refs), error=str(error))
+            return None
+
+    def find(self, name: str, since: datetime) -> list[SlurmRef]:
+        """In squeue and in sacct: both must have answered."""
+        self._directory(name)
+        queue = answers.require_answer("squeue", self._run(self._commands.squeue(name), _ASK_S))
+        command = self._commands.sacct_by_name(name, self._seconds_since(since))
+        accounts = answers.require_answer("sacct", self._run(command, _ASK_S))
+        first: dict[str, datetime] = {}
+        for record in [*squeue_records(queue), *sacct_records(accounts)]:
+            if record.name == name and record.submitted_at >= since.replace(microsecond=0):
+                first[record.job_id] = min(record.submitted_at, first.get(record.job_id, record.submitted_at))
+        found = [SlurmRef(self._cluster, job_id, name, at) for job_id, at in first.items()]
+        return sorted(found, key=lambda ref: (ref.submitted_at, int(ref.job_id)))
+
+    def _seconds_since(self, moment: datetime) -> int:
+        return max(0, int((self._clock.now() - moment + _CLOCKS_DIFFER_BY).total_seconds()))
+
+    # --- the rest ------------------------------------------------------------------------------------------------
+
+    def cancel(self, ref: SlurmRef) -> None:
+        answers.require_cancelled(self._run(self._commands.scancel(ref.job_id, ref.name), _ASK_S))
+
+    def read_log(self, ref: SlurmRef, max_bytes: int) -> bytes:
+        return self._runner.read_tail(self._directory(ref.name) / _LOG, max_bytes) if max_bytes > 0 else b""
+
+    def discard(self, ref: SlurmRef) -> None:
+        self._runner.remove_directory(self._directory(ref.name))
+
+    def ping(self) -> str:
+        controller = answers.require_controller(self._run(self._commands.scontrol_ping(), _ASK_S))
+        version = answers.require_answer("sinfo", self._run(self._commands.version(), _ASK_S))
+        lines = [line for line in version.splitlines() if line.startswith("slurm")]  # Debian says slurm-wlm
+        return f"{lines[-1] if lines else 'SLURM'} scheduler, commands on {self._runner.place}: {controller}"
+
+    def _run(self, argv: list[str], timeout_s: float) -> Completed:
+        return self._runner.run(argv, self._commands.environment, timeout_s)
+
+    def _directory(self, name: str) -> PurePosixPath:
+        """The job's directory. A name that could lead out of the working directory is a fault of ours."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name for a job; it may hold only letters, digits and . _ -")
+        return self._work_dir / name
+
+
+def _identity(ref: SlurmRef) -> tuple[str, str]:
+    """Names are random, so id and name make one job; an id alone comes back when the ids wrap."""
+    return ref.job_id, ref.name
+
+
+def _end_of(
+    ref: SlurmRef,
+    queue: Mapping[tuple[str, str], Sighting],
+    accounts: Mapping[tuple[str, str], Sighting] | None,
+    now: datetime,
+) -> Sighting | None:
+    """A job that is not alive: squeue's word while accounting is away, both together while it answers."""
+    last = queue.get(_identity(ref))
+    return last if accounts is None else merged(last, accounts.get(_identity(ref)), now)
+
+
+def _by_identity(records: Iterable[JobRecord]) -> dict[tuple[str, str], Sighting]:
+    grouped: dict[tuple[str, str], list[JobRecord]] = {}
+    for record in records:
+        grouped.setdefault((record.job_id, record.name), []).append(record)
+    sightings = {identity: whole_job(group) for identity, group in grouped.items()}
+    return {identity: sighting for identity, sighting in sightings.items() if sighting is not None}
