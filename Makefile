@@ -7,10 +7,10 @@ STAMP := .venv/installed
 # Tests run side by side, one worker a core.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help setup demo test test-fast lint format docs pins bench clean
+.PHONY: help setup demo test test-fast cluster-up cluster-down test-cluster lint format docs pins bench clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with pinned versions of everything
 
@@ -32,12 +32,23 @@ test: lint ## Everything: lint, then every test
 test-fast: $(STAMP) ## The tests that take no time, without lint
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
+cluster-up: ## A SLURM cluster in containers; as root on Debian and Ubuntu, Docker Engine is installed if missing
+	@if [ "$$(id -u)" = 0 ]; then slurm-docker-cluster/cluster install; fi
+	slurm-docker-cluster/cluster up
+
+cluster-down: ## Remove the containers, the network and the volumes of the cluster
+	slurm-docker-cluster/cluster down
+
+test-cluster: $(STAMP) ## The tests on the cluster, which is started and stopped if it is not up
+	@if [ "$$(id -u)" = 0 ]; then slurm-docker-cluster/cluster install || true; fi
+	DIVBASE_CLUSTER=1 $(BIN)/python -m pytest -m cluster
+
 lint: $(STAMP) ## ruff, mypy --strict, import contracts, generated pages up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck tests/golden/*.sh .ci/run
+	$(BIN)/shellcheck tests/golden/*.sh .ci/run slurm-docker-cluster/cluster slurm-docker-cluster/role
 	$(BIN)/python docs/generate.py --check
 
 format: $(STAMP) ## Let ruff order imports and lay out the code
