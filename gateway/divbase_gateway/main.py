@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import sys
 from dataclasses import asdict
@@ -82,6 +83,7 @@ def serve(config: Config = None) -> None:
     Example: divbase-gateway serve --config /etc/divbase.toml
     """
     values = load(config).settings
+    _end_in_order()
     set_up_logs(values.server.log_format, values.server.log_level)
     schema.require_head(values.database.url)
     gateway = bootstrap.build(values)
@@ -175,12 +177,21 @@ def bring_up(
     Example: divbase-gateway up --folder divbase-data
     """
     loaded = load(config).with_server(host=host, port=port)
+    _end_in_order()
     set_up_logs("console" if sys.stderr.isatty() else "json", loaded.settings.server.log_level)
     with embedded.bring_up(loaded, folder) as stack:
         url = stack.gateway.settings.server.laptop_url
         typer.echo(f"DivBase is up at {url}; everything is in {folder}. Ctrl-C stops it, the data stays.", err=True)
         typer.echo(f"Sign in with: divbase login {url} --api-key-stdin < {stack.admin_key}", err=True)
         _serve(stack.gateway, stack.listener)
+
+
+def _end_in_order() -> None:
+    """Let SIGTERM end the program as Ctrl-C does: by an exception, so that everything that was started is stopped.
+
+    Its default would end it at once, also after uvicorn's shutdown, which raises the signal again.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _serve(gateway: bootstrap.Gateway, listener: socket.socket | None = None) -> None:
