@@ -36,13 +36,14 @@ def get_job(session: Session, project_id: int, public_id: str, *, lock: bool = F
 
     Reports, announced outputs and log tails of the attempts are read when they are asked for, in the same session.
     """
-    attempts = selectinload(JobRow.attempts).options(*(defer(column) for column in _LONG_IN_ATTEMPTS))
+    # Joined, not in a query of its own: there are one or two, and this is what every look at a job asks.
+    attempts = joinedload(JobRow.attempts).options(*(defer(column) for column in _LONG_IN_ATTEMPTS))
     query = (
         select(JobRow)
         .where(JobRow.public_id == public_id, JobRow.project_id == project_id)
         .options(joinedload(JobRow.user), joinedload(JobRow.project), attempts)
     )
-    return session.scalar(query.with_for_update(of=JobRow) if lock else query)
+    return session.scalars(query.with_for_update(of=JobRow) if lock else query).unique().one_or_none()
 
 
 def list_jobs(
