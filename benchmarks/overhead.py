@@ -69,13 +69,13 @@ def measure(folder: Path, quick: bool) -> Section:
     with running_stack(folder / "stack", {"DIVBASE_SERVER__LOG_LEVEL": "warning"}) as stack, stack.client() as client:
         for case in _cases(folder, quick):
             _upload(client, case)
-            timings = _repeat(stack, client, case, folder / "bare" / case.project, 2 if quick else 7)
+            timings = _repeat(stack, client, case, folder / "bare" / case.project, 2 if quick else 5)
             raw[case.title] = [{**vars(timing)} for timing in timings]
             tables += [_totals(case, timings), _breakdown(case, timings)]
     words = (
         "By hand: the plan's bcftools commands with pipes between them, on local files, with the bcftools that the job "
-        "used, and the index of the result. The job: from the POST until its state is SUCCEEDED, which takes scheduler, "
-        "report and store to agree. The process: `divbase query run --download`, its start and the download included.",
+        "used, and the index of the result. The job: from the POST until its state is SUCCEEDED: scheduler, "
+        "report and store agree. The process: `divbase query run --download`, its start and the download included.",
         f"Steps of a job: {'; '.join(_MEANINGS)}.",
     )
     return Section("overhead", "A query beyond its bcftools pipeline", words, tuple(tables), raw)

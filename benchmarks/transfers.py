@@ -66,7 +66,7 @@ def measure(folder: Path, quick: bool) -> Section:
         with stack.client() as client:
             bucket = client.projects.create(_PROJECT).bucket
         for load in loads:
-            times = _race(load, contenders(stack, bucket), folder, 2 if quick else 5)
+            times = _race(load, contenders(stack, bucket), folder, 2 if quick else 3)
             raw[load.title] = {"bytes": load.bytes, "files": load.count, "times": times}
             tables += [_table(load, direction, times[direction]) for direction in times]
     words = (
