@@ -37,6 +37,7 @@ _PORTS = range(20_000, 32_000)
 """Below the range from which systems take the ports of outgoing connections, so that none is taken meanwhile."""
 
 _SERVICES = ("master", "volume", "filer", "s3")
+_NAME = "weed"
 _SAME_PROCESS_S = 0.05
 """Two readings of one process's start time differ by less than this."""
 
@@ -351,7 +352,8 @@ def _process(running: _Running) -> psutil.Process | None:
     """The process, if it is still the one that was started and not a later one with its id."""
     try:
         process = psutil.Process(running.pid)
-        same = abs(process.create_time() - running.create_time) < _SAME_PROCESS_S
+        # The clock may have been set meanwhile, so the times need not agree to the tick; the program's name has to.
+        same = process.name() == _NAME and abs(process.create_time() - running.create_time) < _SAME_PROCESS_S
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:
         return None
