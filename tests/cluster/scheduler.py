@@ -1,0 +1,93 @@
+"""The SLURM of the containers behind the `Scheduler` port, over SSH, looking to each test like an empty scheduler.
+
+It adds to the jobs of the contract tests what a site's script header would say, and knows nothing of the tests.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
+
+from divbase_gateway.ports import Clock, Observation, Scheduler, SlurmRef, Submission
+from divbase_gateway.slurm.commands import SlurmCommands
+from divbase_gateway.slurm.scheduler import CliScheduler
+from divbase_gateway.slurm.ssh import Login, SshRunner
+
+from tests.cluster.containers import Cluster, connect
+
+HEADER = "#SBATCH --account=divbase --partition=slots --time=5 --mem=64"
+
+
+class SystemClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class RecentJobs:
+    """A scheduler whose jobs from before `since` are not found, and whose scripts get a header."""
+
+    scheduler: Scheduler
+    since: datetime
+
+    def submit(self, submission: Submission) -> SlurmRef:
+        first, _, rest = submission.script.partition("\n")
+        return self.scheduler.submit(replace(submission, script=f"{first}\n{HEADER}\n{rest}"))
+
+    def observe(self, refs: Sequence[SlurmRef]) -> Observation:
+        return self.scheduler.observe(refs)
+
+    def find(self, name: str, since: datetime) -> list[SlurmRef]:
+        return self.scheduler.find(name, max(since, self.since))
+
+    def cancel(self, ref: SlurmRef) -> None:
+        self.scheduler.cancel(ref)
+
+    def read_log(self, ref: SlurmRef, max_bytes: int) -> bytes:
+        return self.scheduler.read_log(ref, max_bytes)
+
+    def discard(self, ref: SlurmRef) -> None:
+        self.scheduler.discard(ref)
+
+    def ping(self) -> str:
+        return self.scheduler.ping()
+
+
+@contextmanager
+def cluster_scheduler() -> Iterator[Scheduler]:
+    """The cluster that is up, both slots of the partition `slots` free; jobs left over are cancelled at the end."""
+    cluster = connect()
+    work_dir = PurePosixPath(f"/shared/divbase/test-{secrets.token_hex(4)}")
+    cluster.run("mkdir", "-m", "700", str(work_dir))
+    runner = SshRunner(Login(cluster.host, cluster.user, cluster.known_hosts, cluster.port, cluster.key_file))
+    scheduler = over_ssh(runner, work_dir, SystemClock())
+    try:
+        yield RecentJobs(scheduler, _next_second())
+    finally:
+        runner.close()
+        cluster.run("scancel", "--user=divbase", "--partition=slots")
+        _wait_empty(cluster)
+        cluster.run("rm", "-rf", str(work_dir))
+
+
+def over_ssh(runner: SshRunner, work_dir: PurePosixPath, clock: Clock) -> CliScheduler:
+    return CliScheduler(runner, SlurmCommands(PurePosixPath("/usr/bin")), work_dir, "divbase", clock)
+
+
+def _next_second() -> datetime:
+    """Wait for it: SLURM's times are whole seconds, and a job of the test before may carry this one."""
+    begin = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
+    time.sleep(max(0.0, (begin - datetime.now(UTC)).total_seconds()))
+    return begin
+
+
+def _wait_empty(cluster: Cluster, patience_s: float = 30.0) -> None:
+    deadline = time.monotonic() + patience_s
+    while left := cluster.run("squeue", "--noheader", "--partition=slots", "--format=%i %T %r"):
+        assert time.monotonic() < deadline, f"jobs do not end: {left}"
+        time.sleep(0.2)
