@@ -1090,6 +1090,10 @@ DAMAGED_WORDS = re.compile(
 )
 UNSORTED_WORDS = re.compile(r"Unsorted positions|blocks not continuous|not in the same order|unsorted", re.I)
 FULL_WORDS = re.compile(r"No space left on device|Disk quota exceeded", re.I)
+# htslib does not pass on why it could not write.
+UNWRITTEN_WORDS = re.compile(
+    r"write failed|cannot write|failed to write|write error|close failed|failed to create", re.I
+)
 MEMORY_WORDS = re.compile(r"Cannot allocate memory|Out of memory|bad_alloc", re.I)
 
 
@@ -1102,7 +1106,7 @@ def process_failure(job, argv, status, words):
             "out_of_memory",
             "%s was killed by the system, most often because the job used more memory than it had asked for." % command,
         )
-    if FULL_WORDS.search(words):
+    if FULL_WORDS.search(words) or (UNWRITTEN_WORDS.search(words) and not has_room(job.scratch)):
         free = readable(shutil.disk_usage(job.scratch).free)
         return Failed(
             "disk_full", "No space is left in %s on %s (%s free)." % (job.scratch, socket.gethostname(), free)
@@ -1117,6 +1121,21 @@ def process_failure(job, argv, status, words):
     else:
         outcome = "ended with status %d" % status if status else "reported an error although it ended with status 0"
     return Failed("bcftools_failed", "%s %s: %s" % (command, outcome, said or "(it said nothing)"))
+
+
+def has_room(folder):
+    """Whether one more block of a BGZF file can be written there; quotas and the like are noticed as well."""
+    path = os.path.join(folder, "room")
+    try:
+        write_private(path, bytes(1 << 16))
+        return True
+    except OSError:
+        return False
+    finally:
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
 
 
 def input_word(entry):

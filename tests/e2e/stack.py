@@ -113,12 +113,18 @@ class Stack:
         self.process.wait()
 
     def kill_s3(self) -> None:
-        """SIGKILL the S3 server; `self.s3.start()` brings it back under the same address."""
+        """SIGKILL the S3 server; `restart_s3` brings it back under the same address."""
         pid = self.s3.pid
         assert pid is not None
         server = psutil.Process(pid)
         server.kill()
         wait_for(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, "the end of weed")
+
+    def restart_s3(self) -> None:
+        """Bring the S3 server back, from a program that ends: it is nobody's child, as after a gateway was killed."""
+        words = "import sys, pathlib; from divbase_gateway.local.seaweedfs import SeaweedServer"
+        program = f"{words}; SeaweedServer(pathlib.Path(sys.argv[1])).start()"
+        subprocess.run([sys.executable, "-c", program, str(self.data / "s3")], check=True, timeout=PATIENCE_S)
 
     def processes(self) -> list[psutil.Process]:
         """Every living process that works in this folder: gateway, S3 server, supervisors, jobs."""
