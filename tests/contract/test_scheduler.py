@@ -20,9 +20,11 @@ from divbase_gateway.ports import Scheduler, Sighting, SlurmRef, Submission
 from divbase_gateway.slurm.commands import SlurmCommands
 from divbase_gateway.slurm.runners import LocalRunner
 from divbase_gateway.slurm.scheduler import CliScheduler
+from divbase_gateway.slurm.ssh import SshRunner
 
 from tests.fakes.scheduler import FakeScheduler
 from tests.fakes.slurm_cluster import FakeCluster
+from tests.fakes.ssh_server import FakeSshd
 
 WAITING = ("PENDING", "RUNNING", "COMPLETING")
 
@@ -101,10 +103,27 @@ def slurm_local_bench(folder: Path) -> Iterator[Bench]:
         cluster.close()
 
 
+@contextmanager
+def slurm_ssh_bench(folder: Path) -> Iterator[Bench]:
+    cluster, sshd = FakeCluster(folder / "cluster", slots=2), FakeSshd(folder / "sshd")
+    sshd.start()
+    commands = SlurmCommands(PurePosixPath(cluster.bin_dir))
+    runner = SshRunner(sshd.login())
+    try:
+        yield Bench(
+            CliScheduler(runner, commands, PurePosixPath(cluster.work_dir), "fake", SystemClock()), runs_scripts=True
+        )
+    finally:
+        runner.close()
+        sshd.stop()
+        cluster.close()
+
+
 ADAPTERS: dict[str, Callable[[Path], AbstractContextManager[Bench]]] = {
     "fake": fake_bench,
     "local": local_bench,
     "slurm-local": slurm_local_bench,
+    "slurm-ssh": slurm_ssh_bench,
 }
 RUNNING_ADAPTERS = [name for name in ADAPTERS if name != "fake"]
 

@@ -170,7 +170,7 @@ class SshRunner:
                 login.host,
                 login.port,
                 login.user,
-                key_filename=str(login.key_file) if login.key_file else None,
+                pkey=_key(login),
                 allow_agent=login.agent,
                 look_for_keys=False,
                 timeout=login.connect_s,
@@ -178,6 +178,9 @@ class SshRunner:
                 auth_timeout=login.connect_s,
                 sock=_socket(login),
             )
+        except RunnerUnavailable:
+            client.close()
+            raise
         except _LOST as exc:
             client.close()
             raise self._not_connected(exc) from exc
@@ -279,6 +282,19 @@ class SshRunner:
             channel.invoke_subsystem("sftp")
             self._sftp = paramiko.SFTPClient(channel)
         return self._sftp
+
+
+def _key(login: Login) -> paramiko.PKey | None:
+    """The private key, whatever its kind. paramiko would try the file as each kind and report only the last failure."""
+    if login.key_file is None:
+        return None
+    try:
+        key: paramiko.PKey = paramiko.PKey.from_path(login.key_file)
+    except (ValueError, TypeError, paramiko.SSHException) as exc:
+        words = f"The key file {login.key_file} cannot be used: {exc}."
+        hint = "The site's operator names a private key without a passphrase in `scheduler.ssh_key_file`."
+        raise RunnerUnavailable(words, started=False, hint=hint) from exc
+    return key
 
 
 def _socket(login: Login) -> socket.socket:
