@@ -47,6 +47,7 @@ class FakeScheduler:
 
     Faults:
         away: every call raises SchedulerUnavailable.
+        accounting_away: jobs that it has forgotten are unjudged, as with slurmdbd away.
         lose_answer: for the next submission only.
         refusal: the words with which the next submissions are refused.
         by_itself: False leaves every job as it is until the test says otherwise (`show`).
@@ -58,6 +59,7 @@ class FakeScheduler:
     clock: Clock
     slots: int = 2
     away: bool = False
+    accounting_away: bool = False
     lose_answer: LostAnswer | None = None
     refusal: str | None = None
     by_itself: bool = True
@@ -102,7 +104,8 @@ class FakeScheduler:
         if self.by_itself:
             self._advance()
         seen = {job.ref: self._show(job) for job in self.jobs if job.ref in refs}
-        return Observation(self.clock.now(), seen)
+        unjudged = frozenset(refs) - frozenset(seen) if self.accounting_away else frozenset()
+        return Observation(self.clock.now(), seen, unjudged)
 
     def find(self, name: str, since: datetime) -> list[SlurmRef]:
         self._answer()

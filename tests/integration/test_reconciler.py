@@ -155,7 +155,7 @@ class World:
     def store(self) -> FakeObjectStore:
         return cast("FakeObjectStore", self.lab.store.inner)
 
-    def restart(self, holder: str = "another") -> Reconciler:
+    def restart(self, holder: str = "another", pace: Pace | None = None) -> Reconciler:
         """A reconciler as a new process of the gateway has it."""
         gateway = self.gateway
         self.reconciler = Reconciler(
@@ -164,7 +164,7 @@ class World:
             gateway.store,
             gateway.clock,
             gateway.policy,
-            Pace(),
+            pace or Pace(),
             holder,
         )
         return self.reconciler
@@ -448,6 +448,29 @@ def test_absence_does_not_count_while_nobody_could_look(world: World) -> None:
     assert world.state(job) == "QUEUED"
     world.tick(LOST_AFTER)
     assert world.state(job) == "LOST"
+
+
+def test_absence_does_not_count_while_accounting_is_away(world: World) -> None:
+    """Guards: who is not in squeue while slurmdbd does not answer is not missing, and the row of looks begins anew."""
+    job = world.submit()
+    world.scheduler.forget(world.at_scheduler(job).ref.name)
+    world.tick()
+    world.scheduler.accounting_away = True
+    world.tick(LOST_AFTER * 2)
+    assert world.state(job) == "QUEUED"
+    world.scheduler.accounting_away = False
+    world.tick(SECOND)
+    assert world.state(job) == "QUEUED"
+    world.tick(LOST_AFTER)
+    assert world.state(job) == "LOST"
+
+
+def test_looks_keep_their_distance_although_submissions_do_not(world: World) -> None:
+    """Guards: who wakes the reconciler has it submit at once; the cluster is not asked about its jobs each time."""
+    world.restart("the first", Pace(between_looks=3600))
+    first = world.submit()
+    second = world.submit()
+    assert (world.state(first), world.state(second), world.scheduler.looks) == ("QUEUED", "QUEUED", 1)
 
 
 def test_absence_does_not_count_while_the_gateway_was_down(world: World) -> None:
