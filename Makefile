@@ -7,7 +7,7 @@ STAMP := .venv/installed
 # Tests run side by side, one worker a core.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help setup demo test test-fast cluster-up cluster-down test-cluster lint format docs pins bench clean
+.PHONY: help setup demo test test-fast cluster-up cluster-down test-cluster lint docs bench clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,28 +43,19 @@ test-cluster: $(STAMP) ## The tests on the cluster, which is started and stopped
 	@if [ "$$(id -u)" = 0 ]; then slurm-docker-cluster/cluster install || true; fi
 	DIVBASE_CLUSTER=1 $(BIN)/python -m pytest -m cluster
 
-lint: $(STAMP) ## ruff, mypy --strict, import contracts, generated pages up to date
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+lint: $(STAMP) ## ruff, mypy --strict, import contracts, shellcheck, generated pages; FIX=1 mends what ruff can
+	$(BIN)/ruff check $(if $(FIX),--fix) .
+	$(BIN)/ruff format $(if $(FIX),,--check) .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck tests/golden/*.sh .ci/run slurm-docker-cluster/cluster slurm-docker-cluster/role
 	$(BIN)/python docs/generate.py --check
-
-format: $(STAMP) ## Let ruff order imports and lay out the code
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
 
 docs: $(STAMP) ## Write the generated pages: settings, command line, OpenAPI
 	$(BIN)/python docs/generate.py
 
 bench: $(STAMP) ## Measure: transfers, API latency, query overhead (some minutes)
 	$(BIN)/python -m benchmarks
-
-pins: ## Take the newest versions of everything into requirements.txt
-	rm -rf build/pins && $(PYTHON) -m venv build/pins
-	build/pins/bin/python -m pip install --quiet -r requirements.in
-	build/pins/bin/python -m pip freeze --exclude-editable | grep -v '^divbase' > requirements.txt
 
 clean: ## Remove what was made: .venv, caches, the demo's data
 	rm -rf .venv build demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
