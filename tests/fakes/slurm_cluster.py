@@ -86,7 +86,7 @@ class FakeCluster:
             running = [job for job in state["jobs"] if job["state"] == "RUNNING"]
             state["slots"] = 0
             for job in running:
-                (self.folder / f"kill-{job['id']}").touch()
+                (self.folder / f"kill-{job['key']}").touch()
         deadline = time.monotonic() + 10
         while any(_alive(job["pid"]) for job in running) and time.monotonic() < deadline:
             with suppress(ChildProcessError):
@@ -135,7 +135,7 @@ def _advance(folder: Path, state: State) -> None:
 
 
 def _end_if_over(folder: Path, job: Job) -> None:
-    end = folder / f"end-{job['id']}.json"
+    end = folder / f"end-{job['key']}.json"
     gone = not _alive(job["pid"])
     if end.exists():
         job.update(json.loads(end.read_text()))
@@ -158,7 +158,7 @@ def run(folder: Path, job: Job) -> None:
         "SLURM_JOB_NAME": job["name"],
         **({"SLURM_RESTART_COUNT": str(job["restarts"])} if job["restarts"] else {}),
     }
-    copy = folder / f"script-{job['id']}"
+    copy = folder / f"script-{job['key']}"
     copy.write_bytes(Path(job["script"]).read_bytes())
     copy.chmod(0o700)
     with (Path(job["chdir"]) / job["output"]).open("ab") as log:
@@ -169,13 +169,13 @@ def run(folder: Path, job: Job) -> None:
     _kill_all()
     code = child.returncode
     end = {"end": int(time.time()), "exit": max(0, code), "signal": max(0, -code)}
-    _write(folder / f"end-{job['id']}.json", end)
+    _write(folder / f"end-{job['key']}.json", end)
 
 
 def _watch(folder: Path, job: Job, child: subprocess.Popen[bytes]) -> None:
     told_at = 0.0
     while child.poll() is None:
-        if (folder / f"kill-{job['id']}").exists():
+        if (folder / f"kill-{job['key']}").exists():
             over = told_at and time.monotonic() - told_at > job["grace_s"]
             _signal_all(signal.SIGKILL if over else signal.SIGTERM)
             told_at = told_at or time.monotonic()
@@ -257,6 +257,7 @@ def sbatch(folder: Path, state: State, argv: list[str]) -> None:
 def _new_job(state: State, options: dict[str, str], script: str) -> Job:
     job = {
         "id": str(state["next_id"]),
+        "key": len(state["jobs"]),  # ids wrap
         "name": options["job-name"],
         "script": script,
         "chdir": options["chdir"],
@@ -360,7 +361,7 @@ def scancel(folder: Path, state: State, argv: list[str]) -> None:
         if job["state"] == "PENDING":
             job.update(state="CANCELLED", end=int(time.time()), reason="None")
         else:
-            (folder / f"kill-{job_id}").touch()
+            (folder / f"kill-{job['key']}").touch()
         return
     _fail(f"scancel: error: No active jobs match ALL job filters, including: job_name={options.get('name')} ", 0)
 
