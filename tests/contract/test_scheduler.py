@@ -22,6 +22,7 @@ from divbase_gateway.slurm.runners import LocalRunner
 from divbase_gateway.slurm.scheduler import CliScheduler
 from divbase_gateway.slurm.ssh import SshRunner
 
+from tests.cluster.scheduler import cluster_scheduler
 from tests.fakes.scheduler import FakeScheduler
 from tests.fakes.slurm_cluster import FakeCluster
 from tests.fakes.ssh_server import FakeSshd
@@ -119,6 +120,12 @@ def slurm_ssh_bench(folder: Path) -> Iterator[Bench]:
         cluster.close()
 
 
+@contextmanager
+def slurm_cluster_bench(folder: Path) -> Iterator[Bench]:
+    with cluster_scheduler() as scheduler:
+        yield Bench(scheduler, runs_scripts=True, patience_s=60.0)
+
+
 ADAPTERS: dict[str, Callable[[Path], AbstractContextManager[Bench]]] = {
     "fake": fake_bench,
     "local": local_bench,
@@ -126,17 +133,36 @@ ADAPTERS: dict[str, Callable[[Path], AbstractContextManager[Bench]]] = {
     "slurm-ssh": slurm_ssh_bench,
 }
 RUNNING_ADAPTERS = [name for name in ADAPTERS if name != "fake"]
+CLUSTER = []  # the real SLURM in containers, collected only where it is asked for
+if os.environ.get("DIVBASE_CLUSTER") == "1":
+    ADAPTERS["slurm-cluster"] = slurm_cluster_bench
+    CLUSTER.append(pytest.param("slurm-cluster", marks=[pytest.mark.cluster, pytest.mark.slow]))
 
 
-@pytest.fixture(params=list(ADAPTERS))
+@contextmanager
+def bench_of(request: pytest.FixtureRequest, folder: Path) -> Iterator[Bench]:
+    if request.node.get_closest_marker("cluster"):
+        request.getfixturevalue("cluster")
+    with ADAPTERS[request.param](folder) as made:
+        yield made
+
+
+@pytest.fixture(params=["fake", *RUNNING_ADAPTERS, *CLUSTER])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    with ADAPTERS[request.param](tmp_path) as made:
+    with bench_of(request, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(params=[*RUNNING_ADAPTERS, *CLUSTER])
+def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    with bench_of(request, tmp_path) as made:
         yield made
 
 
 @pytest.fixture(params=RUNNING_ADAPTERS)
-def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    with ADAPTERS[request.param](tmp_path) as made:
+def containing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """Schedulers here that end whatever a job started; SLURM does so with cgroups, which the containers have not."""
+    with bench_of(request, tmp_path) as made:
         yield made
 
 
@@ -318,18 +344,18 @@ def test_cancelling_an_unknown_job_is_no_error(bench: Bench) -> None:
     assert bench.look(ref).state == "RUNNING"
 
 
-def test_cancel_ends_grandchildren(running: Bench) -> None:
+def test_cancel_ends_grandchildren(containing: Bench) -> None:
     """Children in the background, in groups and in sessions of their own, end with the job."""
-    ref = running.submit(
+    ref = containing.submit(
         "family",
         "set -m\nbash -c 'sleep 61 & echo $!; wait' &\nsetsid bash -c 'echo $$; exec sleep 62' &\nsleep 0.3\n"
         "echo ready $$\nwait",
     )
-    words = running.log_with(ref, b"ready").split()
+    words = containing.log_with(ref, b"ready").split()
     pids = [int(word) for word in words if word.isdigit()]
     assert len(pids) == 3
-    running.scheduler.cancel(ref)
-    assert word(running.end_of(ref)) == "CANCELLED"
+    containing.scheduler.cancel(ref)
+    assert word(containing.end_of(ref)) == "CANCELLED"
     wait_until_gone(pids)
 
 
@@ -342,11 +368,11 @@ def test_script_that_ignores_sigterm_is_killed(running: Bench) -> None:
     assert (word(end), end.signal) == ("CANCELLED", 9)
 
 
-def test_nothing_outlives_a_job(running: Bench) -> None:
+def test_nothing_outlives_a_job(containing: Bench) -> None:
     """What a script leaves in the background is gone when the job is reported as ended."""
-    ref = running.submit("leaver", "sleep 63 &\necho $!\nsetsid sleep 64 &\necho $!")
-    assert running.end_of(ref).state == "COMPLETED"
-    wait_until_gone([int(word) for word in running.scheduler.read_log(ref, 100).split()])
+    ref = containing.submit("leaver", "sleep 63 &\necho $!\nsetsid sleep 64 &\necho $!")
+    assert containing.end_of(ref).state == "COMPLETED"
+    wait_until_gone([int(word) for word in containing.scheduler.read_log(ref, 100).split()])
 
 
 # --- the job's directory -----------------------------------------------------------------------------------------
