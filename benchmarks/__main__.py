@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -32,6 +33,7 @@ def main() -> int:
     if free < needed:
         say(f"{tempfile.gettempdir()} has {free >> 30} GiB free, {needed >> 30} GiB are needed; set TMPDIR to another.")
         return 1
+    signal.signal(signal.SIGTERM, _leave)
     facts = machine.facts(options.quick)
     sections = [_run(name, options.quick) for name in names]
     sys.stdout.write(as_text(sections, facts))
@@ -41,6 +43,11 @@ def main() -> int:
         raw = {"facts": facts, **{section.name: section.raw for section in sections}}
         options.json.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _leave(number: int, frame: object) -> None:
+    """End as by an exception, so that everything that was started is stopped."""
+    sys.exit(128 + number)
 
 
 def _options() -> argparse.Namespace:
