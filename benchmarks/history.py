@@ -129,7 +129,7 @@ def _write_jobs(
     session.execute(insert(JobRow), jobs)
     public_ids = [job["public_id"] for job in jobs]
     found = session.execute(select(JobRow.public_id, JobRow.id).where(JobRow.public_id.in_(public_ids)))
-    ids = dict(found.tuples())
+    ids = dict(found.tuples().all())
     session.execute(insert(AttemptRow), [_attempt(ids[job["public_id"]], job) for job in jobs])
     return public_ids
 
