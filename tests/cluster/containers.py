@@ -10,7 +10,7 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,14 +122,20 @@ def why_not() -> str | None:
     return None
 
 
-def skip_or_fail(reason: str) -> None:
-    """Skip loudly, or fail where DIVBASE_REQUIRE_CLUSTER=1 says that there is to be a cluster."""
-    words = (
-        f"CLUSTER TESTS NOT RUN: {reason}; `slurm-docker-cluster/cluster install` (as root) installs what is missing"
-    )
-    if os.environ.get("DIVBASE_REQUIRE_CLUSTER") == "1":
-        pytest.fail(words, pytrace=False)
-    pytest.skip(words)
+def skip_where_impossible(items: Sequence[pytest.Item]) -> None:
+    """Skip every test of the cluster with the same loud words, which pytest then prints once for each file."""
+    ours = [item for item in items if item.get_closest_marker("cluster")]
+    if ours and not _required() and (reason := why_not()) is not None:
+        for item in ours:
+            item.add_marker(pytest.mark.skip(reason=_words(reason)))
+
+
+def _required() -> bool:
+    return os.environ.get("DIVBASE_REQUIRE_CLUSTER") == "1"
+
+
+def _words(reason: str) -> str:
+    return f"CLUSTER TESTS NOT RUN: {reason}; `slurm-docker-cluster/cluster install` as root installs what is missing"
 
 
 def start() -> Cluster:
@@ -192,7 +198,7 @@ def _count(file: Path, change: int) -> int:
 def cluster(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Cluster]:
     """A SLURM cluster in containers that all tests share; give jobs names of your own."""
     if (reason := why_not()) is not None:
-        skip_or_fail(reason)
+        pytest.fail(_words(reason), pytrace=False)
     folder = tmp_path_factory.getbasetemp()
     with shared_cluster(folder if worker_id == "master" else folder.parent) as shared:
         yield shared
