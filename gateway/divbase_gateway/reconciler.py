@@ -168,7 +168,7 @@ class Reconciler:
                 return
 
     def _submit(self, job_id: int) -> bool:
-        """Submit one job; False when the scheduler cannot be reached and there is no point in going on."""
+        """Submit one job; False when the scheduler does not answer and there is no point in going on in this tick."""
         ticket = self._open_attempt(job_id)
         if ticket is None:
             return True
@@ -190,6 +190,7 @@ class Reconciler:
             log.warning("job.submission_unknown", name=name, error=str(error))
             with self._database.write() as session:
                 submission.record_unknown(session, job_id, number, self._clock.now())
+            return False
         else:
             log.info("job.submitted", name=name, slurm_id=ref.job_id)
             with self._database.write() as session:
