@@ -11,15 +11,17 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-import httpx
 import psutil
 from divbase_client import Client, Retry
+from divbase_client.jobs import Jobs
 from divbase_client.models import JobDetail, JobState, Query
 from divbase_gateway.local.bcftools import ensure_bcftools
 from divbase_gateway.local.seaweedfs import SeaweedServer
@@ -38,7 +40,7 @@ def wait_for(condition: Callable[[], Found | None], what: str, timeout: float = 
         if found:
             return found
         assert time.monotonic() < until, f"waited {timeout:.0f} s in vain: {what}"
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 @dataclass
@@ -95,8 +97,9 @@ class Stack:
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"the gateway ended: {self.log.read_text()[-3000:]}"
-        with suppress(OSError, httpx.HTTPError, ValueError):
-            return httpx.get(f"{self.url}/api/v1/ready", trust_env=False, timeout=10).status_code == 200
+        with suppress(OSError, ValueError):
+            with urllib.request.urlopen(f"{self.url}/api/v1/ready", timeout=10) as answer:  # noqa: S310 - ours
+                return bool(answer.status == 200)
         return False
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -198,16 +201,18 @@ class Project:
     def submit(self, command: str = "view", where: str | None = None, level: int = 3) -> str:
         """A query over all files, of all samples unless `where` chooses: the job's id."""
         query = Query(where=where, all_samples=where is None, command=command, level=level)
-        with self.stack.client() as client:
-            return client.jobs.submit(self.name, query).id
+        return self.jobs.submit(self.name, query).id
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """For looks, of which there are many: a client takes longer to make than to use."""
+        return self.stack.client().jobs
 
     def job(self, job: str) -> JobDetail:
-        with self.stack.client() as client:
-            return client.jobs.get(self.name, job)
+        return self.jobs.get(self.name, job)
 
     def log_text(self, job: str) -> str:
-        with self.stack.client() as client:
-            return client.jobs.log(self.name, job).text
+        return self.jobs.log(self.name, job).text
 
     def reaches(self, job: str, *states: JobState) -> JobDetail:
         """The job once it is in one of these states."""
