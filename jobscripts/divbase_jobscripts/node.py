@@ -6,7 +6,8 @@ manifest say: docs/node-protocol.md is the whole contract. No token and no signe
 
     divbase_node.py claim | stage | run | index | push PATH | finish STATUS [REASON]
 
-Exit status: 0 done, 3 the attempt is not ours (nothing was done), 140 and 143 stopped by a signal, 1 anything else.
+Exit status: 0 done, 3 the attempt is not ours (nothing was done), 75 the gateway did not answer for too long (claim and
+finish only), 140 and 143 stopped by a signal, 1 anything else.
 """
 
 import base64
@@ -55,6 +56,7 @@ LOGGED_LINES = 500  # of each process's own words that are printed
 ENDING_S = {"timed_out": 40, "cancelled": 8}  # how long the last acts may take before SLURM kills the job
 
 EXIT_NOT_OURS = 3
+EXIT_UNREPORTED = 75  # EX_TEMPFAIL of sysexits.h: the gateway could not be told; the same again may well work
 EXIT_STOPPED = {"timed_out": 140, "cancelled": 143}
 
 # An empty BGZF block ends every whole BGZF file; SAM specification, section 4.1.2.
@@ -1573,6 +1575,8 @@ def main(arguments):
         say("%s failed: %s: %s" % (arguments[0], reason, message))
         if arguments[0] != "finish":
             job.record_failure(reason, message)
+        if reason == "gateway_unavailable" and arguments[0] in ("claim", "finish"):
+            return EXIT_UNREPORTED
         return EXIT_STOPPED.get(reason, 1)
 
 

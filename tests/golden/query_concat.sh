@@ -41,13 +41,20 @@ stop() {
 }
 
 # finish: the last act of every end. It sends the log and reports to the gateway (unless another copy of this job has
-# the attempt), removes the private folder and keeps the script's own exit status. 0 means that the report was taken.
+# the attempt), removes the private folder and keeps the script's own exit status. 0 means that the report was taken, 75
+# that the gateway could not be told how it ended.
 finish() {
   local status=$?
   trap - EXIT
   trap '' TERM INT USR2
   if [[ -n $DIVBASE_SCRATCH ]]; then
-    python3 -IS divbase_node.py finish "$status" ${reason:+"$reason"} || status=$((status ? status : 1))
+    local unsent=0
+    python3 -IS divbase_node.py finish "$status" ${reason:+"$reason"} || unsent=$?
+    if [[ $unsent == 75 && -z $reason ]]; then
+      status=75
+    elif [[ $unsent != 0 && $status == 0 ]]; then
+      status=1
+    fi
     rm -rf -- "$DIVBASE_SCRATCH"
   fi
   exit "$status"

@@ -310,6 +310,18 @@ def test_refused_report_is_no_success(run: Run, gateway: NodeGateway, tmp_path: 
     assert (ended.status, ended.left_behind) == (1, [])
 
 
+@pytest.mark.parametrize("call", ["claim", "finish"])
+def test_a_gateway_that_stays_away_is_told_by_the_exit_status(
+    run: Run, gateway: NodeGateway, tmp_path: Path, call: str
+) -> None:
+    """75 lets the gateway know, from the scheduler, that nothing is wrong with the question."""
+    gateway.retry_for_s = 1
+    add_single(gateway, tmp_path)
+    gateway.faults.failing_calls = {call: 10**6}
+    ended = run(SINGLE)
+    assert (ended.status, ended.left_behind) == (75, [])
+
+
 # --- faults that pass ----------------------------------------------------------------------------------------------
 
 

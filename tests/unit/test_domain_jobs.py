@@ -101,6 +101,7 @@ def test_without_the_object_it_failed() -> None:
     ("state", "code", "signal", "reason"),
     [
         ("FAILED", 1, 0, Reason.SCRIPT_FAILED),
+        ("FAILED", 75, 0, Reason.GATEWAY_UNAVAILABLE),
         ("FAILED", 0, 9, Reason.SCRIPT_FAILED),
         ("COMPLETED", 1, 0, Reason.SCRIPT_FAILED),
         ("COMPLETED", 0, 9, Reason.SCRIPT_FAILED),

@@ -95,6 +95,10 @@ def words_for(reason: Reason) -> str:
     return _WORDS[reason]
 
 
+EXIT_UNREPORTED = 75
+"""The batch script's exit code when it could not tell the gateway how it ended (docs/node-protocol.md)."""
+
+
 class Phase(StrEnum):
     """What one word of the scheduler's means to us."""
 
@@ -248,6 +252,8 @@ def _judge_failed(evidence: Evidence) -> Decision:
         return _failure(evidence.report.reason, evidence.report.message)
     if base in _FAILURES:
         return _failure(_FAILURES[base])
+    if evidence.exit_code == EXIT_UNREPORTED:
+        return _failure(Reason.GATEWAY_UNAVAILABLE)
     ended = f"signal {evidence.signal}" if evidence.signal else f"exit code {evidence.exit_code}"
     return _failure(Reason.SCRIPT_FAILED, f"{words_for(Reason.SCRIPT_FAILED)} ({base}, {ended})")
 
