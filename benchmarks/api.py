@@ -91,8 +91,11 @@ def _measure_on(kind: str, folder: Path, size: Size) -> tuple[dict[str, list[tup
             return _rounds(kind, stack, scenarios(ids), size), len(plan.model_dump_json())
 
 
-def scenarios(ids: list[str]) -> list[Scenario]:
-    """What is asked; the first of a form (closed, open, one by one) is what the others of it are compared with."""
+def scenarios(ids: list[str]) -> list[list[Scenario]]:
+    """What is asked: all rounds of the reads, then all of the writes, whose jobs stay open and would slow the reads.
+
+    The first of a form (closed, open, one by one, one submitter) is what the others of it are compared with.
+    """
     health = (Request("GET", "/api/v1/health"),)
     status = tuple(Request("GET", f"{_BASE}/jobs/{each}") for each in ids[:: max(1, len(ids) // 2_000)])
     listing = (Request("GET", f"{_BASE}/jobs?limit=50"), Request("GET", f"{_BASE}/jobs?limit=50&state=FAILED"))
@@ -103,14 +106,16 @@ def scenarios(ids: list[str]) -> list[Scenario]:
     reads = {"health": health, "job status": status, "job list of 50": listing}
     closed = [Scenario(f"{name}, {_READERS} readers", asked, clients=_READERS) for name, asked in reads.items()]
     opened = [Scenario(f"{name}, {_RATE} a second", asked, rate=_RATE) for name, asked in reads.items()]
-    single = {"health": health, "plan of a query": plan, "submission of a query": run}
-    return [*closed, *opened, *(Scenario(f"{name}, one by one", asked) for name, asked in single.items())]
+    single = {"health": health, "plan of a query": plan}
+    writes = {"health": health, "submission of a query": run}
+    alone = [Scenario(f"{name}, one by one", asked) for name, asked in single.items()]
+    return [[*closed, *opened, *alone], [Scenario(f"{name}, one submitter", asked) for name, asked in writes.items()]]
 
 
-def _rounds(kind: str, stack: Stack, asked: list[Scenario], size: Size) -> dict[str, list[tuple[Heard, float]]]:
-    rounds: dict[str, list[tuple[Heard, float]]] = {scenario.title: [] for scenario in asked}
+def _rounds(kind: str, stack: Stack, groups: list[list[Scenario]], size: Size) -> dict[str, list[tuple[Heard, float]]]:
+    rounds: dict[str, list[tuple[Heard, float]]] = {scenario.title: [] for asked in groups for scenario in asked}
     gateway = psutil.Process(stack.pid)
-    for number in range(size.rounds):
+    for number, asked in [(number, asked) for asked in groups for number in range(size.rounds)]:
         for scenario in asked:
             before = cpu_of(gateway)
             heard = ask(Asking(stack.url, stack.key, scenario.requests, size.seconds, scenario.clients, scenario.rate))
