@@ -1580,7 +1580,12 @@ def main(arguments):
         return EXIT_STOPPED.get(reason, 1)
 
 
-if __name__ == "__main__":
+def start():
+    """Do what the command line says, and end the process."""
     code = main(sys.argv[1:])
     sys.stdout.flush()
     os._exit(code)  # threads may still wait for an answer that nobody needs any more
+
+
+if __name__ == "__main__":
+    start()

@@ -22,9 +22,12 @@ umask 077
 
 set -euo pipefail
 
+# divbase_node.py is imported and not run, so that Python compiles it once a job and not once a step.
+helper=(python3 -IS -c 'import sys; sys.path.insert(0, ""); import divbase_node; divbase_node.start()')
+
 # node COMMAND...: one step of the node helper, in the background, so that a signal is noticed at once.
 node() {
-  python3 -IS divbase_node.py "$@" &
+  "${helper[@]}" "$@" &
   wait "$!"
 }
 
@@ -49,7 +52,7 @@ finish() {
   trap '' TERM INT USR2
   if [[ -n $DIVBASE_SCRATCH ]]; then
     local unsent=0
-    python3 -IS divbase_node.py finish "$status" ${reason:+"$reason"} || unsent=$?
+    "${helper[@]}" finish "$status" ${reason:+"$reason"} || unsent=$?
     if [[ $unsent == 75 && -z $reason ]]; then
       status=75
     elif [[ $unsent != 0 && $status == 0 ]]; then

@@ -623,7 +623,7 @@ def test_signal_during_a_download(gateway: NodeGateway, tmp_path: Path, bcftools
 def test_killed_helper_takes_its_processes_along(gateway: NodeGateway, tmp_path: Path, bcftools: Path) -> None:
     """When the system kills the helper, most often for memory, nothing goes on and the guess is reported."""
     folder, process = start_slow(gateway, tmp_path, bcftools)
-    (helper,) = [each for each in session_of(process) if each.cmdline()[-2:] == ["divbase_node.py", "run"]]
+    (helper,) = [each for each in session_of(process) if each.cmdline()[-1:] == ["run"]]
     helper.kill()
     ended = folder.wait(process)
     assert (ended.status, failure(ended, gateway)[0]) == (137, "out_of_memory")
