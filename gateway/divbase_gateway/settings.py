@@ -172,7 +172,7 @@ class FileSettings(Group):
         description="Endings of file names that may be uploaded; an empty list allows all.",
     )
     part_size_mib: int = Field(
-        32, ge=5, le=5120, description="Files above this size, in MiB, are uploaded in parts of this size."
+        8, ge=5, le=5120, description="Files above this size, in MiB, are uploaded in parts of this size."
     )
     max_size_gib: int = Field(5120, ge=1, le=5120, description="Largest file, in GiB; S3 itself ends at 5120.")
 
