@@ -156,7 +156,6 @@ class JobSettings(Group):
     lost_after_s: int = Field(
         900, ge=1, description="Seconds of successful looks without a sign of a job before it is called lost."
     )
-    result_level: int = Field(3, ge=0, le=9, description="Compression level of results where the query names none.")
     retry_for_s: int = Field(
         600, ge=1, description="Seconds that a job keeps trying a gateway or S3 that does not answer."
     )

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import Select, TextClause, func, select, text, update
 from sqlalchemy.orm import Session, contains_eager, defer, joinedload, load_only, selectinload
 
-from divbase_gateway.db.models import AttemptRow, FileVersionRow, JobRow, ProjectRow
+from divbase_gateway.db.models import AttemptRow, FileVersionRow, JobRow
 from divbase_gateway.domain.files import FileState
 from divbase_gateway.domain.jobs import ENDS, JobState
 
@@ -192,7 +192,3 @@ def find_attempt(session: Session, job: str, number: int) -> AttemptRow | None:
 
 def count_open_jobs(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(JobRow).where(is_open())) or 0
-
-
-def project_by_id(session: Session, project_id: int) -> ProjectRow:
-    return session.get_one(ProjectRow, project_id)

@@ -41,10 +41,6 @@ def find_project(session: Session, name: str) -> ProjectRow | None:
     return session.scalar(select(ProjectRow).where(ProjectRow.name == name))
 
 
-def find_project_of_bucket(session: Session, bucket: str) -> ProjectRow | None:
-    return session.scalar(select(ProjectRow).where(ProjectRow.bucket == bucket))
-
-
 def list_members(session: Session, project_id: int, after_email: str | None, limit: int) -> Sequence[MembershipRow]:
     """Members by email address, each with its user."""
     query = (
