@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 T = TypeVar("T")
 
+_LABEL = r"^[A-Za-z0-9._:,=+-]{1,64}$"  # what SLURM calls accounts, partitions, QOS and wckeys
+
 
 class Wire(BaseModel):
     """Base of every wire model: unknown fields in a request are an error that names them."""
@@ -147,6 +149,47 @@ class NewProject(Wire):
 
 class ProjectChange(Wire):
     description: str | None = Field(default=None, max_length=1000)
+
+
+class Allocation(Answer):
+    """What a project may charge and use at the cluster. None: as the site's settings say (`site` has those)."""
+
+    account: str | None
+    partition: str | None
+    qos: str | None
+    wckey: str | None
+    max_cores: int | None = Field(description="Of one job")
+    max_memory_mb: int | None = Field(description="Of one job")
+    max_minutes: int | None = Field(description="Of one job")
+    max_open_jobs: int | None = Field(description="Jobs of the project that have not ended")
+    core_hours_a_month: float | None
+
+
+class AllocationChange(Wire):
+    """Only fields that are sent are changed; null takes the project's own value away."""
+
+    account: str | None = Field(default=None, pattern=_LABEL)
+    partition: str | None = Field(default=None, pattern=_LABEL)
+    qos: str | None = Field(default=None, pattern=_LABEL)
+    wckey: str | None = Field(default=None, pattern=_LABEL)
+    max_cores: int | None = Field(default=None, ge=1, le=100_000)
+    max_memory_mb: int | None = Field(default=None, ge=1, le=100_000_000)
+    max_minutes: int | None = Field(default=None, ge=1, le=1_000_000)
+    max_open_jobs: int | None = Field(default=None, ge=0, le=1_000_000)
+    core_hours_a_month: float | None = Field(default=None, ge=0, le=1e9)
+
+
+class Usage(Answer):
+    """Core-hours of one month (UTC). `committed`: what the open jobs may still use at most; `left` None: no limit."""
+
+    month: str = Field(description="YYYY-MM")
+    core_hours: float
+    committed: float
+    limit: float | None
+    left: float | None
+    jobs: int = Field(description="Attempts that ran")
+    open_jobs: int
+    max_open_jobs: int | None
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -437,12 +480,16 @@ class Attempt(Answer):
     slurm_reason: str | None
     exit_code: int | None
     node: str | None
+    cores: int = Field(description="Asked for, as memory_mb and minutes")
+    memory_mb: int
+    minutes: int
     submitted_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
     elapsed_s: float | None
     cpu_s: float | None
     max_rss_bytes: int | None
+    alloc_cpus: int | None
     outcome: str | None = Field(description="How it ended: succeeded, or the reason of the failure")
 
 
@@ -476,7 +523,14 @@ class Job(Answer):
     slurm_job_id: str | None
     slurm_state: str | None
     slurm_reason: str | None
+    waiting: str | None = Field(description="Why it has not started, in words; None for a job that has")
+    expected_start: datetime | None = Field(description="The scheduler's guess")
+    queue_place: int | None = Field(description="From 1, among DivBase's waiting jobs of the partition")
+    queue_length: int | None
     node: str | None
+    cores: int
+    memory_mb: int
+    minutes: int = Field(description="Time limit")
     progress: Progress | None
     cancel_requested: bool
 
@@ -507,7 +561,11 @@ class ResultDownload(Answer):
 
 
 class Rerun(Wire):
-    """Nothing to choose yet; memory and time come with SLURM."""
+    """`memory_mb`, `minutes`: what the new attempt asks for; None keeps the last. `more`: double what ran out."""
+
+    memory_mb: int | None = Field(default=None, ge=1, le=100_000_000)
+    minutes: int | None = Field(default=None, ge=1, le=1_000_000)
+    more: bool = False
 
 
 class Health(Answer):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from divbase_gateway.db.session import Database
+from divbase_gateway.domain.allocations import Labels
 from divbase_gateway.local.bcftools import ensure_bcftools
 from divbase_gateway.local.scheduler import LocalScheduler
 from divbase_gateway.ports import Clock, ObjectStore, Scheduler
@@ -182,10 +183,7 @@ def job_policy(settings: Settings) -> JobPolicy:
         quiet_period=timedelta(seconds=quiet_s),
         retry_for_s=jobs.retry_for_s,
         prologue=tuple(jobs.prologue),
-        account=scheduler.account,
-        partition=scheduler.partition,
-        qos=scheduler.qos,
-        wckey=scheduler.wckey,
+        labels=Labels(scheduler.account, scheduler.partition, scheduler.qos, scheduler.wckey),
     )
 
 

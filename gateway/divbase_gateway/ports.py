@@ -58,7 +58,10 @@ class Sighting:
         state: SLURM's word, whole (`RUNNING`, `OUT_OF_MEMORY`, `CANCELLED by 1001`).
         reason: why it waits or ended, SLURM's word; empty where there is none.
         exit_code, signal: of the batch script; None until it ended.
-        elapsed_s, cpu_s, max_rss_bytes: accounting; None where not known.
+        expected_start: the scheduler's guess for a job that waits; None where it has none.
+        priority: of a job that waits, the larger the sooner; None where not known.
+        partition: where it waits or ran.
+        elapsed_s, cpu_s, max_rss_bytes, alloc_cpus: accounting; None where not known.
         source: the evidence: `squeue`, `sacct`, `pyslurm` or `local`.
     """
 
@@ -70,9 +73,13 @@ class Sighting:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     restarts: int = 0
+    expected_start: datetime | None = None
+    priority: int | None = None
+    partition: str | None = None
     elapsed_s: float | None = None
     cpu_s: float | None = None
     max_rss_bytes: int | None = None
+    alloc_cpus: int | None = None
     source: str = ""
 
 
@@ -86,6 +93,14 @@ class Observation:
     at: datetime
     seen: Mapping[SlurmRef, Sighting] = field(default_factory=dict)
     unjudged: frozenset[SlurmRef] = frozenset()
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """One run that the scheduler's accounting has of a job of ours; an id that ran twice is two of them."""
+
+    ref: SlurmRef
+    sighting: Sighting
 
 
 class Scheduler(Protocol):
@@ -107,6 +122,13 @@ class Scheduler(Protocol):
 
     def find(self, name: str, since: datetime) -> list[SlurmRef]:
         """Every job of exactly this name that was submitted at or after `since`, live or ended."""
+        ...
+
+    def history(self, since: datetime) -> list[PastRun]:
+        """Every run that accounting has of jobs called `divbase-…` since then, live ones included, in one call.
+
+        For `audit` and `usage`; a name may occur more than once.
+        """
         ...
 
     def cancel(self, ref: SlurmRef) -> None:

@@ -124,6 +124,7 @@ def test_a_result_is_downloaded_by_its_key(lab: Lab) -> None:
             JobRow(
                 public_id="j1", project_id=lab.project.id, user_id=lab.editor.user.id, kind="query", name="r",
                 plan={}, plan_digest="", state="SUCCEEDED", created_at=now, state_since=now, results=[result],
+                cores=1, memory_mb=512, minutes=10,
             )
         )  # fmt: skip
     answer = lab.editor.get(f"{lab.path}/files/download", key="results/j1/r.vcf.gz").json()

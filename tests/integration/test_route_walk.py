@@ -101,6 +101,9 @@ class World:
                     slurm_name=f"divbase-{job_id}",
                     token_sha256=sha256,
                     created_at=now,
+                    cores=1,
+                    memory_mb=512,
+                    minutes=10,
                     uploads=[],
                 )
             )

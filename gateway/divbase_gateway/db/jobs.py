@@ -22,6 +22,9 @@ _SHOWN_OF_ATTEMPTS = (
     AttemptRow.slurm_job_id,
     AttemptRow.slurm_state,
     AttemptRow.slurm_reason,
+    AttemptRow.expected_start,
+    AttemptRow.queue_place,
+    AttemptRow.queue_length,
     AttemptRow.node,
 )
 

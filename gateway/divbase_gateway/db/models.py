@@ -103,6 +103,16 @@ class ProjectRow(Base):
     description: Mapped[str] = mapped_column(String(1000), default="")
     bucket: Mapped[str] = mapped_column(String(63), unique=True)
     created_at: Mapped[datetime]
+    # What the project may charge and use at the cluster (`domain.allocations`); None: as the site's settings say.
+    slurm_account: Mapped[str | None] = mapped_column(String(64))
+    slurm_partition: Mapped[str | None] = mapped_column(String(64))
+    slurm_qos: Mapped[str | None] = mapped_column(String(64))
+    slurm_wckey: Mapped[str | None] = mapped_column(String(64))
+    max_cores: Mapped[int | None] = mapped_column(Integer)  # of one job, as the next two
+    max_memory_mb: Mapped[int | None]
+    max_minutes: Mapped[int | None]
+    max_open_jobs: Mapped[int | None] = mapped_column(Integer)
+    core_hours_a_month: Mapped[float | None] = mapped_column(Float)
 
 
 class MembershipRow(Base):
@@ -222,6 +232,10 @@ class JobRow(Base):
     message: Mapped[str | None] = mapped_column(Text)
     stuck: Mapped[str | None] = mapped_column(Text)
     attempt: Mapped[int] = mapped_column(Integer, default=0)
+    # What the next attempt asks of the scheduler: the plan's numbers, or more after a rerun that asked for it.
+    cores: Mapped[int] = mapped_column(Integer)
+    memory_mb: Mapped[int]
+    minutes: Mapped[int]
     cancel_requested_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     state_since: Mapped[datetime]
@@ -260,6 +274,10 @@ class AttemptRow(Base):
     slurm_name: Mapped[str] = mapped_column(String(120), unique=True)
     token_sha256: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
+    cores: Mapped[int] = mapped_column(Integer)  # asked for, as the next two
+    memory_mb: Mapped[int]
+    minutes: Mapped[int]
+    access: Mapped[str] = mapped_column(String(10), default="gateway")  # gateway or manifest: docs/node-protocol.md
     # the scheduler's side
     cluster: Mapped[str | None] = mapped_column(String(64))
     slurm_job_id: Mapped[str | None] = mapped_column(String(64))
@@ -268,6 +286,10 @@ class AttemptRow(Base):
     slurm_state: Mapped[str | None] = mapped_column(String(64))
     slurm_reason: Mapped[str | None] = mapped_column(Text)
     slurm_source: Mapped[str | None] = mapped_column(String(10))
+    partition: Mapped[str | None] = mapped_column(String(64))
+    expected_start: Mapped[datetime | None]  # the scheduler's guess while it waits
+    queue_place: Mapped[int | None] = mapped_column(Integer)  # from 1, among DivBase's waiting jobs of the partition
+    queue_length: Mapped[int | None] = mapped_column(Integer)
     last_seen_at: Mapped[datetime | None]
     missing_since: Mapped[datetime | None]
     exit_code: Mapped[int | None] = mapped_column(Integer)
@@ -279,6 +301,7 @@ class AttemptRow(Base):
     elapsed_s: Mapped[float | None] = mapped_column(Float)
     cpu_s: Mapped[float | None] = mapped_column(Float)
     max_rss_bytes: Mapped[int | None]
+    alloc_cpus: Mapped[int | None] = mapped_column(Integer)  # what it was given, which may be more than asked for
     # the job's own side
     claimant: Mapped[str | None] = mapped_column(String(64))
     claimed_at: Mapped[datetime | None]
@@ -315,3 +338,13 @@ class LeaseRow(Base):
     name: Mapped[str] = mapped_column(String(40), primary_key=True)
     holder: Mapped[str] = mapped_column(String(100))
     expires_at: Mapped[datetime]
+
+
+class DrainRow(Base):
+    """There is one row while the operator holds submission back, and none otherwise."""
+
+    __tablename__ = "drain"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)  # always 1
+    reason: Mapped[str] = mapped_column(Text)
+    since: Mapped[datetime]

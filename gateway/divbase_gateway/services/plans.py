@@ -48,8 +48,3 @@ def query_plan_of(job: JobRow) -> Plan:
 def index_plan_of(job: JobRow) -> IndexPlan:
     """The stored plan of an index job."""
     return IndexPlan(**job.plan)
-
-
-def resources_of(job: JobRow) -> tuple[int, int, int]:
-    """(cores, memory in MB, minutes) that the job asks of the scheduler."""
-    return job.plan["cores"], job.plan["memory_mb"], job.plan["minutes"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from divbase_gateway.domain.allocations import Labels
+
 
 @dataclass(frozen=True)
 class JobPolicy:
@@ -20,7 +22,7 @@ class JobPolicy:
         retry_for_s: how long a node keeps asking a gateway or store that does not answer, in seconds.
         part_size: of multipart results, bytes.
         prologue: shell lines of the site, such as `module load bcftools`.
-        account, partition, qos, wckey: SLURM's; None leaves it to the site's default.
+        labels: SLURM's account and so on, for projects that have none of their own.
     """
 
     node_url: str
@@ -31,7 +33,4 @@ class JobPolicy:
     retry_for_s: int = 600
     part_size: int = 64 * 1024 * 1024
     prologue: tuple[str, ...] = ()
-    account: str | None = None
-    partition: str | None = None
-    qos: str | None = None
-    wckey: str | None = None
+    labels: Labels = Labels()

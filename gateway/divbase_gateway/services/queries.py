@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from divbase_gateway.db.models import ProjectRow
 from divbase_gateway.db.session import Database
+from divbase_gateway.domain.allocations import Resources
 from divbase_gateway.domain.planning import make_plan
 from divbase_gateway.domain.queries import Plan, QueryRequest
 from divbase_gateway.ports import ObjectStore
+from divbase_gateway.services.allocations import labels_of
 from divbase_gateway.services.files import catalogue_of
 from divbase_gateway.services.metadata import load_table
 from divbase_gateway.services.policy import JobPolicy
@@ -29,4 +31,6 @@ def plan_query(database: Database, store: ObjectStore, project: ProjectRow, requ
 def script_of(plan: Plan, project: ProjectRow, user_id: int, policy: JobPolicy) -> str:
     """The batch script that would be submitted for this plan; only job id and random token are placeholders."""
     name = f"divbase-{project.name}-JOB-TOKEN"
-    return query_script(plan, name, f"JOB,{project.name},user{user_id}", policy)
+    resources = Resources(plan.cores, plan.memory_mb, plan.minutes)
+    labels = labels_of(project, policy)
+    return query_script(plan, resources, labels, name, f"JOB,{project.name},user{user_id}", policy)

@@ -13,7 +13,9 @@ from divbase_jobscripts.render import (
 )
 
 from divbase_gateway.db.models import JobRow
+from divbase_gateway.domain.allocations import Labels, Resources
 from divbase_gateway.domain.queries import IndexPlan, Plan
+from divbase_gateway.services.allocations import labels_of
 from divbase_gateway.services.plans import index_plan_of, query_plan_of
 from divbase_gateway.services.policy import JobPolicy
 
@@ -21,16 +23,20 @@ from divbase_gateway.services.policy import JobPolicy
 def script_for(job: JobRow, slurm_name: str, policy: JobPolicy) -> str:
     """The script of a job's next attempt."""
     comment = f"{job.public_id},{job.project.name},user{job.user_id}"
+    resources = Resources(job.cores, job.memory_mb, job.minutes)
+    labels = labels_of(job.project, policy)
     if job.kind == "index":
-        return index_script(index_plan_of(job), slurm_name, comment, policy)
-    return query_script(query_plan_of(job), slurm_name, comment, policy)
+        return index_script(index_plan_of(job), resources, labels, slurm_name, comment, policy)
+    return query_script(query_plan_of(job), resources, labels, slurm_name, comment, policy)
 
 
-def query_script(plan: Plan, slurm_name: str, comment: str, policy: JobPolicy) -> str:
+def query_script(
+    plan: Plan, resources: Resources, labels: Labels, slurm_name: str, comment: str, policy: JobPolicy
+) -> str:
     """The script that carries out a query plan."""
     return render_query(
         QueryScript(
-            header=_header(plan, slurm_name, comment, policy),
+            header=_header(resources, labels, slurm_name, comment),
             inputs=tuple(ScriptInput(number=each.number, key=each.key) for each in plan.inputs),
             processes=tuple(
                 ScriptProcess(
@@ -48,26 +54,28 @@ def query_script(plan: Plan, slurm_name: str, comment: str, policy: JobPolicy) -
     )
 
 
-def index_script(plan: IndexPlan, slurm_name: str, comment: str, policy: JobPolicy) -> str:
+def index_script(
+    plan: IndexPlan, resources: Resources, labels: Labels, slurm_name: str, comment: str, policy: JobPolicy
+) -> str:
     """The script that builds the index of one file."""
     return render_index(
         IndexScript(
-            header=_header(plan, slurm_name, comment, policy),
+            header=_header(resources, labels, slurm_name, comment),
             input=ScriptInput(number=1, key=plan.key),
             prologue=policy.prologue,
         )
     )
 
 
-def _header(plan: Plan | IndexPlan, slurm_name: str, comment: str, policy: JobPolicy) -> Header:
+def _header(resources: Resources, labels: Labels, slurm_name: str, comment: str) -> Header:
     return Header(
         job_name=slurm_name,
         comment=comment,
-        cores=plan.cores,
-        memory_mb=plan.memory_mb,
-        minutes=plan.minutes,
-        account=policy.account,
-        partition=policy.partition,
-        qos=policy.qos,
-        wckey=policy.wckey,
+        cores=resources.cores,
+        memory_mb=resources.memory_mb,
+        minutes=resources.minutes,
+        account=labels.account,
+        partition=labels.partition,
+        qos=labels.qos,
+        wckey=labels.wckey,
     )

@@ -250,7 +250,7 @@ def record_overdue(session: Session, policy: JobPolicy, now: datetime) -> int:
 def _is_overdue(job: JobRow, policy: JobPolicy, now: datetime) -> bool:
     if job.started_at is None or job.observed_at is None:
         return False
-    limit = timedelta(minutes=job.plan["minutes"]) + _START_GRACE
+    limit = timedelta(minutes=job.minutes) + _START_GRACE
     return now - job.started_at > limit and now - job.observed_at > policy.lost_after + _START_GRACE
 
 

@@ -22,7 +22,6 @@ from divbase_gateway.domain.ids import new_id
 from divbase_gateway.domain.jobs import JobState, Reason, words_for
 from divbase_gateway.ports import SlurmRef, Submission
 from divbase_gateway.services.jobs import end_job, reopen_job, set_state
-from divbase_gateway.services.plans import resources_of
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.services.scripts import script_for
 
@@ -62,6 +61,9 @@ def open_attempt(session: Session, job_id: int, policy: JobPolicy, now: datetime
         slurm_name=f"divbase-{job.project.name}-{job.public_id}-{new_id(8)}",
         token_sha256=hashlib.sha256(token.encode()).hexdigest(),
         created_at=now,
+        cores=job.cores,
+        memory_mb=job.memory_mb,
+        minutes=job.minutes,
         uploads=[],
     )
     session.add(attempt)
@@ -72,16 +74,15 @@ def open_attempt(session: Session, job_id: int, policy: JobPolicy, now: datetime
 
 
 def _submission(job: JobRow, attempt: AttemptRow, token: str, policy: JobPolicy) -> Submission:
-    cores, memory_mb, minutes = resources_of(job)
     access = {"gateway": policy.node_url, "attempt": f"{job.public_id}.{attempt.number}", "token": token}
     return Submission(
         name=attempt.slurm_name,
         script=script_for(job, attempt.slurm_name, policy),
         files={"divbase_node.py": node_helper_source(), "job.json": json.dumps(access).encode()},
         comment=f"{job.public_id},{job.project.name},{job.user.email}",
-        cores=cores,
-        memory_mb=memory_mb,
-        minutes=minutes,
+        cores=attempt.cores,
+        memory_mb=attempt.memory_mb,
+        minutes=attempt.minutes,
     )
 
 
