@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from divbase_gateway.db.session import Database
-from divbase_gateway.domain.allocations import Labels
+from divbase_gateway.domain.allocations import Ceilings, Labels, Limits
 from divbase_gateway.local.bcftools import ensure_bcftools
 from divbase_gateway.local.scheduler import LocalScheduler
 from divbase_gateway.ports import Clock, ObjectStore, Scheduler
@@ -172,7 +172,7 @@ def _pace(settings: Settings) -> Pace:
 
 def job_policy(settings: Settings) -> JobPolicy:
     """The site's choices about jobs, as the services want them."""
-    jobs, scheduler = settings.jobs, settings.scheduler
+    jobs, scheduler, limits = settings.jobs, settings.scheduler, settings.limits
     # The embedded scheduler's word is final: what its folder does not hold was not submitted.
     quiet_s = 2 if scheduler.kind == "local" else scheduler.quiet_s
     return JobPolicy(
@@ -184,6 +184,9 @@ def job_policy(settings: Settings) -> JobPolicy:
         retry_for_s=jobs.retry_for_s,
         prologue=tuple(jobs.prologue),
         labels=Labels(scheduler.account, scheduler.partition, scheduler.qos, scheduler.wckey),
+        ceilings=Ceilings(limits.max_cores, limits.max_memory_mb, limits.max_minutes),
+        project_limits=Limits(limits.open_jobs_per_project, limits.core_hours_per_project_month),
+        user_limits=Limits(limits.open_jobs_per_user, limits.core_hours_per_user_month),
     )
 
 

@@ -179,6 +179,27 @@ class FileSettings(Group):
 class LimitSettings(Group):
     api_key_days: int = Field(3650, ge=1, description="Longest life of a new API key, in days.")
     keys_per_user: int = Field(100, ge=1, description="API keys that one user may have at a time, revoked ones aside.")
+    open_jobs_per_user: int | None = Field(
+        None, ge=0, description="Query jobs of one user, in all projects, that have not ended. Empty: no limit."
+    )
+    open_jobs_per_project: int | None = Field(
+        None, ge=0, description="The same of one project, where it has no number of its own. Empty: no limit."
+    )
+    core_hours_per_user_month: float | None = Field(
+        None, ge=0, description="Core-hours of one user's jobs a month, in all projects. Empty: no limit."
+    )
+    core_hours_per_project_month: float | None = Field(
+        None, ge=0, description="The same of one project, where it has no number of its own. Empty: no limit."
+    )
+    max_cores: int | None = Field(
+        None, ge=1, description="Cores of one job, where its project has no number of its own. Empty: what it asks."
+    )
+    max_memory_mb: int | None = Field(
+        None, ge=1, description="Memory of one job in MB (2^20 bytes), as before; more is refused. Empty: what it asks."
+    )
+    max_minutes: int | None = Field(
+        None, ge=1, description="Time limit of one job in minutes, as before; more is refused. Empty: what it asks."
+    )
 
 
 class IdempotencySettings(Group):

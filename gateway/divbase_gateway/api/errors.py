@@ -25,6 +25,7 @@ STATUSES: Mapping[type[errors.DivBaseError], tuple[int, str]] = {
     errors.Forbidden: (403, "Not allowed"),
     errors.NotFound: (404, "Not found"),
     errors.Conflict: (409, "Conflict"),
+    errors.LimitReached: (409, "A limit is reached"),
     errors.Unavailable: (503, "Not available at the moment"),
     errors.SubmissionError: (502, "The scheduler did not take the job"),
     errors.DivBaseError: (500, "The gateway failed"),

@@ -8,11 +8,13 @@ DivBaseError
 │   ├── InvalidSelection    samples, files or regions that do not exist or match nothing
 │   ├── OverlappingSamples  selected samples that are in some of the files but not all
 │   ├── InvalidMetadata     a sample table; carries every fault with its row and column
-│   └── UnusableFile        a file that a query needs and that cannot be read; its kinds are in bgzf, vcf, indexes
+│   ├── UnusableFile        a file that a query needs and that cannot be read; its kinds are in bgzf, vcf, indexes
+│   └── BeyondCeiling       more memory or time than a job of the project may have
 ├── Unauthenticated         no key, or one that is wrong, expired or revoked
 ├── Forbidden               the role is too low
 ├── NotFound                no such thing, or not for this user
 ├── Conflict                the thing is in a state that does not allow this
+├── LimitReached            the project or the user has no more open jobs or core-hours left; later there may be
 ├── Unavailable             something DivBase depends on does not answer; ask again later
 │   ├── StoreUnavailable
 │   ├── SchedulerUnavailable
@@ -93,6 +95,12 @@ class UnusableFile(InvalidRequest):
     code = "unusable_file"
 
 
+class BeyondCeiling(InvalidRequest):
+    """`details`: `project` and `exceeded`, for each of `memory_mb` and `minutes` at fault its `asked` and `ceiling`."""
+
+    code = "beyond_ceiling"
+
+
 class Unauthenticated(DivBaseError):
     code = "unauthenticated"
 
@@ -109,6 +117,13 @@ class NotFound(DivBaseError):
 
 class Conflict(DivBaseError):
     code = "conflict"
+
+
+class LimitReached(DivBaseError):
+    """`details`: `of` (project or user), `name` (whose), `what` (open_jobs or core_hours), `used`, `committed`,
+    `this_job`, `limit` and `left`."""
+
+    code = "limit_reached"
 
 
 class Unavailable(DivBaseError):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
-from divbase_gateway.domain.allocations import Labels
+from divbase_gateway.domain.allocations import Ceilings, Labels, Limits
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class JobPolicy:
         part_size: of multipart results, bytes.
         prologue: shell lines of the site, such as `module load bcftools`.
         labels: SLURM's account and so on, for projects that have none of their own.
+        ceilings: of one job, for projects that have none of their own.
+        project_limits: of each project that has none of its own.
+        user_limits: of each user, over all projects.
     """
 
     node_url: str
@@ -33,4 +36,7 @@ class JobPolicy:
     retry_for_s: int = 600
     part_size: int = 64 * 1024 * 1024
     prologue: tuple[str, ...] = ()
-    labels: Labels = Labels()
+    labels: Labels = field(default_factory=Labels)
+    ceilings: Ceilings = field(default_factory=Ceilings)
+    project_limits: Limits = field(default_factory=Limits)
+    user_limits: Limits = field(default_factory=Limits)
