@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from divbase_gateway.domain.jobs import Phase, phase_of
 from divbase_gateway.ports import Sighting
-from divbase_gateway.slurm.records import merged, sacct_records, squeue_records, whole_job
+from divbase_gateway.slurm.records import merged, sacct_records, sacct_runs, squeue_records, whole_job
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 RELEASES = sorted(path.name for path in RECORDED.iterdir() if path.is_dir()) if RECORDED.is_dir() else []
@@ -56,21 +56,32 @@ def test_every_recorded_job_of_sacct_is_read(release: str) -> None:
 
 def test_running_job_has_started_and_not_ended() -> None:
     """SLURM prints as end when it must end; that is no end yet, nor is 0:0 an exit status."""
-    assert queued("8|RUNNING|1|0:0|1000|1001|1601|c2|None|divbase-p-1-a|") == Sighting(
-        "RUNNING", node="c2", started_at=at(1001), restarts=1, source="squeue"
+    assert queued("8|RUNNING|1|0:0|1000|1001|1601|c2|100|main|None|divbase-p-1-a|") == Sighting(
+        "RUNNING", node="c2", started_at=at(1001), restarts=1, partition="main", source="squeue"
     )
 
 
 def test_waiting_job_has_not_started() -> None:
-    """SLURM prints as start when it may start."""
-    assert queued("11|PENDING|0|0:0|1000|5000|6000||Resources|divbase-p-1-a|") == Sighting(
-        "PENDING", reason="Resources", source="squeue"
+    """SLURM prints as start when it may start: a guess, and no start."""
+    assert queued("11|PENDING|0|0:0|1000|5000|6000||4294901757|main|Resources|divbase-p-1-a|") == Sighting(
+        "PENDING",
+        reason="Resources",
+        expected_start=at(5000),
+        priority=4294901757,
+        partition="main",
+        source="squeue",
     )
+
+
+@pytest.mark.parametrize("start", ["N/A", "Unknown", "0"])
+def test_waiting_job_without_an_expected_start_has_none(start: str) -> None:
+    """SLURM guesses only for jobs that its backfill has looked at."""
+    assert queued(f"11|PENDING|0|0:0|1000|{start}|N/A||0|main|JobHeldUser|divbase-p-1-a|").expected_start is None
 
 
 def test_ended_job_has_its_exit_status() -> None:
     """A failed job with how it failed."""
-    assert queued("6|FAILED|0|3:0|1000|1001|1004|c1|NonZeroExitCode|divbase-p-1-a|") == Sighting(
+    assert queued("6|FAILED|0|3:0|1000|1001|1004|c1|100|main|NonZeroExitCode|divbase-p-1-a|") == Sighting(
         "FAILED",
         reason="NonZeroExitCode",
         exit_code=3,
@@ -78,22 +89,23 @@ def test_ended_job_has_its_exit_status() -> None:
         node="c1",
         started_at=at(1001),
         ended_at=at(1004),
+        partition="main",
         source="squeue",
     )
 
 
 def test_job_cancelled_before_its_start_never_started() -> None:
     """SLURM prints the time of cancelling as its start."""
-    assert queued("2|CANCELLED|0|0:0|1000|1009|1009||None|divbase-p-1-a|").started_at is None
+    assert queued("2|CANCELLED|0|0:0|1000|1009|1009||100|main|None|divbase-p-1-a|").started_at is None
 
 
 @pytest.mark.parametrize(
     "line",
     [
         "Welcome to the cluster | please read the news | all of it",
-        "8|RUNNING|0|0:0|1000|1001|1601|c2|None|divbase-p-1-a",
+        "8|RUNNING|0|0:0|1000|1001|1601|c2|100|main|None|divbase-p-1-a",
         "8|RUNNING|0|0:0|1000|1001",
-        "8|running fast|0|0:0|1000|1001|1601|c2|None|divbase-p-1-a|",
+        "8|running fast|0|0:0|1000|1001|1601|c2|100|main|None|divbase-p-1-a|",
         "",
     ],
 )
@@ -104,20 +116,20 @@ def test_lines_that_are_no_records_are_passed_over(line: str) -> None:
 
 def test_a_name_with_the_separator_is_one_name() -> None:
     """Somebody else's job of the same account cannot shift the columns."""
-    (record,) = squeue_records("8|RUNNING|0|0:0|1000|1001|1601|c2|None|a|b|FAILED|")
+    (record,) = squeue_records("8|RUNNING|0|0:0|1000|1001|1601|c2|100|main|None|a|b|FAILED|")
     assert (record.name, record.sighting.state) == ("a|b|FAILED", "RUNNING")
 
 
 @pytest.mark.parametrize("full_id", ["123", "123_4", "123_[5-9%2]", "123+1"])
 def test_ids_of_every_form_belong_to_their_number(full_id: str) -> None:
     """What sbatch printed is the number at the front."""
-    (record,) = squeue_records(f"{full_id}|RUNNING|0|0:0|1000|1001|1601|c2|None|n|")
+    (record,) = squeue_records(f"{full_id}|RUNNING|0|0:0|1000|1001|1601|c2|100|main|None|n|")
     assert (record.job_id, record.full_id) == ("123", full_id)
 
 
 def test_only_wanted_ids_are_read() -> None:
     """Other jobs of the account are of no interest."""
-    lines = "8|RUNNING|0|0:0|1000|1001|1601|c2|None|a|\n9|RUNNING|0|0:0|1000|1001|1601|c2|None|b|"
+    lines = "8|RUNNING|0|0:0|1000|1001|1601|c2|100|main|None|a|\n9|RUNNING|0|0:0|1000|1001|1601|c2|100|main|None|b|"
     assert [record.name for record in squeue_records(lines, {"9"})] == ["b"]
 
 
@@ -125,20 +137,20 @@ def test_array_with_one_failed_task_has_failed() -> None:
     """One bad task is not hidden by the good ones, and a task that lives keeps the whole alive."""
     done, bad, alive = Sighting("COMPLETED"), Sighting("FAILED"), Sighting("RUNNING")
     records = squeue_records(
-        "5_1|COMPLETED|0|0:0|1000|1001|1601|c2|None|n|\n5_2|FAILED|0|1:0|1000|1001|1601|c2|None|n|"
+        "5_1|COMPLETED|0|0:0|1000|1001|1601|c2|100|main|None|n|\n5_2|FAILED|0|1:0|1000|1001|1601|c2|100|main|None|n|"
     )
     sighting = whole_job(records)
     assert sighting is not None
     assert sighting.state == bad.state
-    alive_too = [*records, *squeue_records("5_3|RUNNING|0|0:0|1000|1001|1601|c2|None|n|")]
+    alive_too = [*records, *squeue_records("5_3|RUNNING|0|0:0|1000|1001|1601|c2|100|main|None|n|")]
     assert (whole_job(alive_too) or done).state == alive.state
 
 
 # --- sacct -------------------------------------------------------------------------------------------------------
 
 END = (
-    "7|{state}|{exit}|1000|1001|1061|60|01:02:03||c1|divbase-p-1-a\n"
-    "7.batch|{step}|{step_exit}|1001|1001|1061|60|01:02:03|{rss}|c1|batch"
+    "7|{state}|{exit}|1000|1001|1061|60|01:02:03||2|c1|divbase-p-1-a\n"
+    "7.batch|{step}|{step_exit}|1001|1001|1061|60|01:02:03|{rss}|2|c1|batch"
 )
 
 
@@ -160,6 +172,7 @@ def test_usage_comes_from_job_and_steps() -> None:
         elapsed_s=60.0,
         cpu_s=3723.0,
         max_rss_bytes=1572864,
+        alloc_cpus=2,
         source="sacct",
     )
 
@@ -169,7 +182,7 @@ def test_usage_comes_from_job_and_steps() -> None:
 )
 def test_processor_time_in_every_form(text: str, seconds: float | None) -> None:
     """Days, hours and fractions are there only when needed."""
-    assert accounted(f"7|COMPLETED|0:0|1000|1001|1061|60|{text}||c1|n").cpu_s == seconds
+    assert accounted(f"7|COMPLETED|0:0|1000|1001|1061|60|{text}||1|c1|n").cpu_s == seconds
 
 
 @pytest.mark.parametrize("word", ["OUT_OF_MEMORY", "OUT_OF_ME+"])
@@ -186,16 +199,41 @@ def test_signal_of_a_cancelled_job_is_in_its_step() -> None:
 
 def test_requeued_job_is_its_last_run() -> None:
     """Earlier runs are counted and nothing more; the job came when the first came."""
-    first = "7|NODE_FAIL|1:0|1000|1001|1010|9|00:00||c1|n"
-    second = "7|COMPLETED|0:0|1020|1030|1040|10|00:01||c2|n"
+    first = "7|NODE_FAIL|1:0|1000|1001|1010|9|00:00||1|c1|n"
+    second = "7|COMPLETED|0:0|1020|1030|1040|10|00:01||1|c2|n"
     (record,) = sacct_records(f"{second}\n{first}")
     assert (record.sighting.state, record.sighting.restarts, record.submitted_at) == ("COMPLETED", 1, at(1000))
 
 
+def test_every_run_of_a_requeued_job_is_a_run() -> None:
+    """The first is over, with what it used, although SLURM's word for it is REQUEUED; the second waits."""
+    first = "7|REQUEUED|0:0|1000|1001|1010|9|00:03||2|c1|n"
+    second = "7|PENDING|0:0|1010|Unknown|Unknown|0|00:00:00||2|None assigned|n"
+    runs = [(run.submitted_at, run.sighting) for run in sacct_runs(f"{first}\n{second}")]
+    assert runs == [
+        (
+            at(1000),
+            Sighting(
+                "REQUEUED",
+                exit_code=0,
+                signal=0,
+                node="c1",
+                started_at=at(1001),
+                ended_at=at(1010),
+                elapsed_s=9.0,
+                cpu_s=3.0,
+                alloc_cpus=2,
+                source="sacct",
+            ),
+        ),
+        (at(1010), Sighting("PENDING", restarts=1, source="sacct")),
+    ]
+
+
 def test_same_id_with_another_name_is_another_job() -> None:
     """Ids wrap: accounting shows the old job of 2017 too."""
-    old = "7|COMPLETED|0:0|900|901|910|9|00:00||c1|old"
-    new = "7|FAILED|1:0|1020|1030|1040|10|00:01||c2|new"
+    old = "7|COMPLETED|0:0|900|901|910|9|00:00||1|c1|old"
+    new = "7|FAILED|1:0|1020|1030|1040|10|00:01||1|c2|new"
     assert {record.name: record.sighting.restarts for record in sacct_records(f"{old}\n{new}")} == {"old": 0, "new": 0}
 
 
@@ -215,7 +253,7 @@ def test_end_is_accounting_s_with_the_reason_of_squeue() -> None:
 
 def test_end_that_accounting_does_not_have_yet_is_completing() -> None:
     """sacct lags by seconds; for that long the job is not judged."""
-    running = accounted("7|RUNNING|0:0|1000|1001|Unknown|60|00:00||c1|n")
+    running = accounted("7|RUNNING|0:0|1000|1001|Unknown|60|00:00||1|c1|n")
     both = merged(OVER, running, NOW)
     assert both is not None
     assert (both.state, both.exit_code, both.ended_at) == ("COMPLETING", None, None)

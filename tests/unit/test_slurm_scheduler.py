@@ -272,10 +272,10 @@ def test_look_at_10000_jobs_takes_less_than_a_second_of_processor_time() -> None
     """Two commands, and their answers read once; half of the jobs have ended."""
     at = datetime.fromtimestamp(1000, UTC)
     refs = [SlurmRef("c", str(number), f"divbase-p-{number}-0a1b2c3d", at) for number in range(1, 10_001)]
-    squeue = "\n".join(f"{r.job_id}|RUNNING|0|0:0|1000|1001|1601|c2|None|{r.name}|" for r in refs[:5000])
+    squeue = "\n".join(f"{r.job_id}|RUNNING|0|0:0|1000|1001|1601|c2|100|main|None|{r.name}|" for r in refs[:5000])
     sacct = "\n".join(
-        f"{r.job_id}|COMPLETED|0:0|1000|1001|1061|60|00:01||c1|{r.name}\n"
-        f"{r.job_id}.batch|COMPLETED|0:0|1000|1001|1061|60|00:01|2K|c1|batch"
+        f"{r.job_id}|COMPLETED|0:0|1000|1001|1061|60|00:01||1|c1|{r.name}\n"
+        f"{r.job_id}.batch|COMPLETED|0:0|1000|1001|1061|60|00:01|2K|1|c1|batch"
         for r in refs[5000:]
     )
     runner = Recorded(squeue, sacct)

@@ -21,6 +21,8 @@ SQUEUE_FIELDS = (
     "StartTime",
     "EndTime",
     "NodeList",
+    "PriorityLong",
+    "Partition",
     "Reason",
     "Name",
 )
@@ -36,6 +38,7 @@ SACCT_FIELDS = (
     "ElapsedRaw",
     "TotalCPU",
     "MaxRSS",
+    "AllocCPUS",
     "NodeList",
     "JobName",
 )
@@ -85,6 +88,10 @@ class SlurmCommands:
     def sacct_by_name(self, name: str, since_s: int) -> list[str]:
         """What accounting has of this name for the last `since_s` seconds."""
         return [*self._sacct(since_s), f"--name={name}"]
+
+    def sacct_history(self, since_s: int) -> list[str]:
+        """What accounting has of this account's jobs for the last `since_s` seconds, each run and its steps."""
+        return self._sacct(since_s)
 
     def scancel(self, job_id: str, name: str) -> list[str]:
         """Cancel the job of this id if it has this name."""

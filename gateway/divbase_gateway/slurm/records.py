@@ -18,6 +18,7 @@ _STATE = re.compile(r"[A-Z_]+\+?( by \S+)?")
 _CPU_TIME = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)")
 _UNITS = {unit: 1024**power for power, unit in enumerate(("", "K", "M", "G", "T", "P"))}
+_ENDS = frozenset({Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED})
 _NOTHING = frozenset({"", "None", "N/A", "Unknown", "NONE", "None assigned", "(null)"})
 
 ACCOUNTING_LAG = timedelta(seconds=60)
@@ -42,7 +43,7 @@ class JobRecord:
 
 def has_ended(sighting: Sighting) -> bool:
     """Whether the scheduler's word is an end."""
-    return phase_of(sighting.state) in (Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED)
+    return phase_of(sighting.state) in _ENDS
 
 
 # --- squeue ------------------------------------------------------------------------------------------------------
@@ -60,26 +61,47 @@ def _squeue_record(line: str, wanted: Collection[str] | None) -> JobRecord | Non
         return None
     if wanted is not None and number[1] not in wanted:
         return None
-    full_id, state, restarts, exit_code, submitted, started, ended, node, reason, name = values
+    full_id, state, restarts, exit_code, submitted, started, ended, node, priority, partition, reason, name = values
     submitted_at = _time(submitted)
     if submitted_at is None or not _STATE.fullmatch(state):
         return None
-    sighting = Sighting(state=state, source="squeue", restarts=_number(restarts), node=_word(node) or None)
-    sighting = _with_times(replace(sighting, reason=_word(reason)), _time(started), _time(ended))
-    if has_ended(sighting):
-        code, signal = _exit(exit_code)
-        sighting = replace(sighting, exit_code=code, signal=signal)
+    phase = phase_of(state)
+    over = phase in _ENDS
+    waits = phase is Phase.WAITING
+    code, signal = _exit(exit_code) if over else (None, None)
+    started_at, ended_at = _times(phase, _time(started), _time(ended), has_node=bool(_word(node)))
+    sighting = Sighting(
+        state=state,
+        reason=_word(reason),
+        exit_code=code,
+        signal=signal,
+        node=_word(node) or None,
+        started_at=started_at,
+        ended_at=ended_at,
+        restarts=_number(restarts),
+        expected_start=_time(started) if waits else None,
+        priority=int(priority) if waits and priority.isdecimal() else None,
+        partition=_word(partition) or None,
+        source="squeue",
+    )
     return JobRecord(number[1], full_id, name.removesuffix(SEPARATOR), submitted_at, sighting)
 
 
 def _with_times(sighting: Sighting, started: datetime | None, ended: datetime | None) -> Sighting:
+    started_at, ended_at = _times(phase_of(sighting.state), started, ended, has_node=sighting.node is not None)
+    return replace(sighting, started_at=started_at, ended_at=ended_at)
+
+
+def _times(
+    phase: Phase, started: datetime | None, ended: datetime | None, *, has_node: bool
+) -> tuple[datetime | None, datetime | None]:
     """For a job that waits SLURM prints when it may start, for one that runs when it must end: neither has happened."""
-    if phase_of(sighting.state) is Phase.WAITING:
-        return sighting
-    if not has_ended(sighting):
-        return replace(sighting, started_at=started)
-    cancelled_before_start = phase_of(sighting.state) is Phase.CANCELLED and sighting.node is None
-    return replace(sighting, started_at=None if cancelled_before_start else started, ended_at=ended)
+    if phase is Phase.WAITING:
+        return None, None
+    if phase not in _ENDS:
+        return started, None
+    cancelled_before_start = phase is Phase.CANCELLED and not has_node
+    return None if cancelled_before_start else started, ended
 
 
 # --- sacct -------------------------------------------------------------------------------------------------------
@@ -95,10 +117,20 @@ class _Run:
 
 def sacct_records(text: str) -> list[JobRecord]:
     """The jobs in the output of `SlurmCommands.sacct`: of each id and name the last run, with its restarts counted."""
+    return [_last(same) for same in _runs_by_identity(text)]
+
+
+def sacct_runs(text: str) -> list[JobRecord]:
+    """Every run in the output of `SlurmCommands.sacct_history`: an id that was requeued ran more than once."""
+    return [_each(same, number) for same in _runs_by_identity(text) for number in range(len(same))]
+
+
+def _runs_by_identity(text: str) -> list[list[_Run]]:
+    """The runs of each id and name, in the order in which they came."""
     runs: dict[tuple[str, str], list[_Run]] = {}
     for run in _runs(text):
         runs.setdefault((run.values["JobID"], run.values["JobName"]), []).append(run)
-    return [_last(same) for same in runs.values()]
+    return [sorted(same, key=lambda run: _number(run.values["Submit"])) for same in runs.values()]
 
 
 def _runs(text: str) -> list[_Run]:
@@ -124,21 +156,35 @@ def _sacct_lines(text: str) -> Iterator[dict[str, str]]:
 
 
 def _last(runs: list[_Run]) -> JobRecord:
-    runs.sort(key=lambda run: _number(run.values["Submit"]))
-    last = runs[-1].values
-    number = _ID.fullmatch(last["JobID"])
-    first_submitted = _time(runs[0].values["Submit"])
-    assert number is not None and first_submitted is not None  # noqa: S101, PT018 - _sacct_lines let no other through
-    sighting = _sacct_sighting(runs[-1], restarts=len(runs) - 1)
-    return JobRecord(number[1], last["JobID"], last["JobName"], first_submitted, sighting)
+    """The job came when its first run came, and is what its last run is."""
+    return replace(_each(runs, len(runs) - 1), submitted_at=_each(runs, 0).submitted_at)
 
 
-def _sacct_sighting(run: _Run, restarts: int) -> Sighting:
-    values = run.values
-    sighting = Sighting(state=_state_with_steps(run), source="sacct", restarts=restarts)
-    sighting = replace(sighting, node=_word(values["NodeList"]) or None)
-    sighting = _with_times(sighting, _time(values["Start"]), _time(values["End"]))
-    if not has_ended(sighting):
+def _each(runs: list[_Run], place: int) -> JobRecord:
+    values = runs[place].values
+    number, submitted_at = _ID.fullmatch(values["JobID"]), _time(values["Submit"])
+    assert number is not None and submitted_at is not None  # noqa: S101, PT018 - _sacct_lines let no other through
+    sighting = _sacct_sighting(runs[place], place, replaced=place < len(runs) - 1)
+    return JobRecord(number[1], values["JobID"], values["JobName"], submitted_at, sighting)
+
+
+def _sacct_sighting(run: _Run, restarts: int, *, replaced: bool) -> Sighting:
+    """`replaced`: another run of the id followed, so that this one is over although SLURM's word may be REQUEUED."""
+    values, state = run.values, _state_with_steps(run)
+    node = _word(values["NodeList"]) or None
+    phase = Phase.FAILED if replaced else phase_of(state)
+    started_at, ended_at = _times(phase, _time(values["Start"]), _time(values["End"]), has_node=node is not None)
+    sighting = Sighting(
+        state=state,
+        node=node,
+        started_at=started_at,
+        ended_at=ended_at,
+        restarts=restarts,
+        # for a job that waits some releases print what it asks for
+        alloc_cpus=_number(values["AllocCPUS"]) or None if started_at else None,
+        source="sacct",
+    )
+    if phase not in _ENDS:
         return sighting
     code, signal = _exit_with_steps(run, sighting.state)
     return replace(
@@ -190,7 +236,8 @@ def merged(squeue: Sighting | None, sacct: Sighting | None, now: datetime) -> Si
     if squeue is None:
         return sacct if final else None
     if sacct is not None and final and not _is_of_an_earlier_run(sacct, squeue):
-        return replace(sacct, reason=squeue.reason, restarts=max(sacct.restarts, squeue.restarts))
+        restarts = max(sacct.restarts, squeue.restarts)
+        return replace(sacct, reason=squeue.reason, restarts=restarts, partition=sacct.partition or squeue.partition)
     if squeue.ended_at is not None and abs(now - squeue.ended_at) < ACCOUNTING_LAG:
         return replace(squeue, state="COMPLETING", exit_code=None, signal=None, ended_at=None)
     return squeue
