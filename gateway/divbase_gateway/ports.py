@@ -14,6 +14,9 @@ from typing import Protocol
 
 # --- the scheduler -----------------------------------------------------------------------------------------------
 
+OUR_JOBS = "divbase-"
+"""How the name of every job of ours begins."""
+
 
 @dataclass(frozen=True)
 class Submission:

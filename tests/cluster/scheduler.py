@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
-from divbase_gateway.ports import Clock, Observation, Scheduler, SlurmRef, Submission
+from divbase_gateway.ports import Clock, Observation, PastRun, Scheduler, SlurmRef, Submission
 from divbase_gateway.slurm.commands import SlurmCommands
 from divbase_gateway.slurm.scheduler import CliScheduler
 from divbase_gateway.slurm.ssh import Login, SshRunner
@@ -44,6 +44,9 @@ class RecentJobs:
 
     def find(self, name: str, since: datetime) -> list[SlurmRef]:
         return self.scheduler.find(name, max(since, self.since))
+
+    def history(self, since: datetime) -> list[PastRun]:
+        return self.scheduler.history(since)
 
     def cancel(self, ref: SlurmRef) -> None:
         self.scheduler.cancel(ref)

@@ -7,6 +7,7 @@ two slots. Tests that need `running` are for adapters that really run scripts.
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from divbase_gateway.local.scheduler import LocalScheduler
-from divbase_gateway.ports import Scheduler, Sighting, SlurmRef, Submission
+from divbase_gateway.ports import PastRun, Scheduler, Sighting, SlurmRef, Submission
 from divbase_gateway.slurm.commands import SlurmCommands
 from divbase_gateway.slurm.runners import LocalRunner
 from divbase_gateway.slurm.scheduler import CliScheduler
@@ -276,6 +277,64 @@ def test_find_finds_ended_jobs(bench: Bench) -> None:
     ref = bench.submit("divbase-p-1-abc", "exit 3")
     bench.end_of(ref)
     assert same_jobs(bench.scheduler.find("divbase-p-1-abc", ref.submitted_at), [ref])
+
+
+# --- history -----------------------------------------------------------------------------------------------------
+
+
+def history_of(bench: Bench, *refs: SlurmRef) -> dict[SlurmRef, list[PastRun]]:
+    """The runs of these jobs, whatever else ran at this scheduler; times of submission are not compared."""
+    runs = bench.scheduler.history(min(ref.submitted_at for ref in refs) - timedelta(minutes=1))
+    return {ref: [run for run in runs if (run.ref.job_id, run.ref.name) == (ref.job_id, ref.name)] for ref in refs}
+
+
+def settled_history(bench: Bench, *refs: SlurmRef) -> dict[SlurmRef, Sighting]:
+    """Each job's one run, once accounting has written down all their ends."""
+    deadline = time.monotonic() + bench.patience_s
+    while True:
+        runs = history_of(bench, *refs)
+        if all(len(each) == 1 and each[0].sighting.state not in WAITING for each in runs.values()):
+            return {ref: each[0].sighting for ref, each in runs.items()}
+        assert time.monotonic() < deadline, f"accounting does not settle: {runs}"
+        time.sleep(0.05)
+
+
+def test_history_has_every_ended_job_once(bench: Bench) -> None:
+    """How each ended, and how many processors it had."""
+    name = f"divbase-p-{secrets.token_hex(4)}"
+    good, bad = bench.submit(f"{name}-a", "echo x"), bench.submit(f"{name}-b", "exit 3")
+    for ref in (good, bad):
+        bench.end_of(ref)
+    runs = settled_history(bench, good, bad)
+    assert [(runs[ref].state, runs[ref].exit_code, runs[ref].alloc_cpus) for ref in (good, bad)] == [
+        ("COMPLETED", 0, 1),
+        ("FAILED", 3, 1),
+    ]
+
+
+def test_history_has_jobs_that_are_alive(bench: Bench) -> None:
+    """A job that runs is in it as it is."""
+    ref = bench.submit(f"divbase-p-{secrets.token_hex(4)}-a", "sleep 60")
+    bench.running(ref)
+    deadline = time.monotonic() + bench.patience_s
+    while [run.sighting.state for run in history_of(bench, ref)[ref]] != ["RUNNING"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_history_is_of_our_jobs_only(bench: Bench) -> None:
+    """The account may run other things, which are nobody's business here."""
+    ref = bench.submit(f"other-{secrets.token_hex(4)}", "echo x")
+    bench.end_of(ref)
+    assert history_of(bench, ref) == {ref: []}
+
+
+def test_history_outlives_the_directory(bench: Bench) -> None:
+    """What ran stays known after its directory was removed."""
+    ref = bench.submit(f"divbase-p-{secrets.token_hex(4)}-a", "exit 3")
+    bench.end_of(ref)
+    bench.scheduler.discard(ref)
+    assert settled_history(bench, ref)[ref].exit_code == 3
 
 
 def test_ping_names_the_scheduler(bench: Bench) -> None:

@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from divbase_gateway.domain.errors import SchedulerUnavailable, SubmissionRefused, SubmissionUnknown
-from divbase_gateway.ports import Clock, Observation, Sighting, SlurmRef, Submission
+from divbase_gateway.ports import OUR_JOBS, Clock, Observation, PastRun, Sighting, SlurmRef, Submission
 
 PENDING = Sighting("PENDING", reason="Resources", source="fake")
 
@@ -47,7 +47,7 @@ class FakeScheduler:
 
     Faults:
         away: every call raises SchedulerUnavailable.
-        accounting_away: jobs that it has forgotten are unjudged, as with slurmdbd away.
+        accounting_away: jobs that it has forgotten are unjudged and there is no history, as with slurmdbd away.
         lose_answer: for the next submission only.
         refusal: the words with which the next submissions are refused.
         by_itself: False leaves every job as it is until the test says otherwise (`show`).
@@ -111,6 +111,13 @@ class FakeScheduler:
         self._answer()
         return [job.ref for job in self.jobs if job.ref.name == name and job.ref.submitted_at >= since]
 
+    def history(self, since: datetime) -> list[PastRun]:
+        self._answer()
+        if self.accounting_away:
+            raise SchedulerUnavailable("The fake scheduler's accounting was switched off.")
+        runs = [PastRun(job.ref, job.sighting) for job in self.jobs if job.ref.name.startswith(OUR_JOBS)]
+        return [run for run in runs if run.sighting.ended_at is None or run.sighting.ended_at >= since]
+
     def cancel(self, ref: SlurmRef) -> None:
         self._answer()
         self.cancelled.append(ref)
@@ -154,7 +161,10 @@ class FakeScheduler:
                 self._run(job)
         running = sum(job.sighting.state == "RUNNING" for job in self.jobs)
         for job in [job for job in self.jobs if job.sighting.state == "PENDING"][: max(0, self.slots - running)]:
-            job.sighting = Sighting("RUNNING", node="fake", started_at=self.clock.now(), source="fake")
+            cores = job.submission.cores
+            job.sighting = Sighting(
+                "RUNNING", node="fake", started_at=self.clock.now(), alloc_cpus=cores, source="fake"
+            )
 
     def _run(self, job: FakeJob) -> None:
         """Follow the script to its end, or to the first `sleep`."""

@@ -16,12 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import structlog
 
 from divbase_gateway.domain.errors import SchedulerUnavailable, SubmissionRefused, SubmissionUnknown
+from divbase_gateway.local import accounting
 from divbase_gateway.local.dispatcher import REMOVED, TEMPORARY, Dispatcher, job_ids
 from divbase_gateway.local.jobs import (
     CLUSTER,
@@ -34,7 +36,7 @@ from divbase_gateway.local.jobs import (
     write_job,
 )
 from divbase_gateway.local.supervisor import MARK
-from divbase_gateway.ports import Clock, Observation, Sighting, SlurmRef, Submission
+from divbase_gateway.ports import OUR_JOBS, Clock, Observation, PastRun, Sighting, SlurmRef, Submission
 
 log = structlog.get_logger()
 
@@ -142,6 +144,18 @@ class LocalScheduler:
                     found.append(ref)
         return found
 
+    def history(self, since: datetime) -> list[PastRun]:
+        """Jobs whose folders are there, and those that were written down when their folders went."""
+        self._require_folder()
+        with self._errors("read the accounting"):
+            runs = {run.ref: run for run in accounting.remembered(self._folder, since)}
+            for job in self._folders():
+                ref = self._ref(job)
+                sighting = None if ref is None else self._sighting(ref)
+                if ref is not None and sighting is not None:
+                    runs[ref] = PastRun(ref, sighting)
+        return [run for ref, run in runs.items() if ref.name.startswith(OUR_JOBS) and _was_there(run, since)]
+
     def cancel(self, ref: SlurmRef) -> None:
         """A waiting job is CANCELLED when this returns; a running one gets SIGTERM within a moment."""
         job = self._job(ref)
@@ -173,7 +187,7 @@ class LocalScheduler:
         if job is None:
             return
         with self._errors("discard a job"), suppress(FileNotFoundError):
-            job.sighting()  # puts to rest what a dead supervisor left
+            last = job.sighting()  # puts to rest what a dead supervisor left
             with job.lock() as fd:
                 # Its supervisor holds the lock a moment longer than the job lasts; with an end on disk that is fine.
                 if job.ended() is None and (fd is None or job.started_at() is not None):
@@ -181,9 +195,17 @@ class LocalScheduler:
                         f"Job {ref.job_id} ({ref.name}) still runs, so its directory was not removed.",
                         hint="Cancel it first.",
                     )
+                self._write_down(ref, job.ended() or replace(last, state="CANCELLED", reason=""))
                 gone = self._folder / f"{REMOVED}{ref.job_id}-{secrets.token_hex(8)}"
                 job.path.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
+
+    def _write_down(self, ref: SlurmRef, end: Sighting) -> None:
+        """Keep for `history` what the folder says. A full disk costs the line, not the tidying that makes room."""
+        try:
+            accounting.write_down(self._folder, PastRun(ref, self._with_cores(ref, end)), self._clock.now())
+        except OSError as exc:
+            log.warning("local.not_written_down", job=ref.job_id, error=str(exc))
 
     def ping(self) -> str:
         self._require_folder()
@@ -260,12 +282,19 @@ class LocalScheduler:
         if job is None:
             return None
         try:
-            return job.sighting()
+            return self._with_cores(ref, job.sighting())
         except FileNotFoundError:
             return None
         except (DamagedJob, ValueError) as exc:
             log.error("local.job_damaged", job=job.job_id, error=str(exc))  # noqa: TRY400 - it says all
             return None
+
+    def _with_cores(self, ref: SlurmRef, sighting: Sighting) -> Sighting:
+        """What a job that started was given: what it asked for, or all that there is."""
+        if sighting.started_at is None:
+            return sighting
+        cores = JobFolder(self._folder / ref.job_id).spec().cores
+        return replace(sighting, alloc_cpus=min(cores, self._cores))
 
     def _require_folder(self) -> None:
         if not self._folder.is_dir():
@@ -318,6 +347,10 @@ class LocalScheduler:
                 return fd is None
         except FileNotFoundError:
             return False
+
+
+def _was_there(run: PastRun, since: datetime) -> bool:
+    return run.sighting.ended_at is None or run.sighting.ended_at >= since
 
 
 def _link_python(folder: Path) -> None:

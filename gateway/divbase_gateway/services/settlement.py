@@ -160,7 +160,7 @@ def _copy_sighting(job: JobRow, attempt: AttemptRow, sighting: Sighting, now: da
     attempt.ended_at = sighting.ended_at or attempt.ended_at
     attempt.elapsed_s = sighting.elapsed_s
     attempt.cpu_s = sighting.cpu_s
-    attempt.max_rss_bytes = sighting.max_rss_bytes
+    attempt.max_rss_bytes, attempt.alloc_cpus = sighting.max_rss_bytes, sighting.alloc_cpus
     attempt.last_seen_at, attempt.missing_since = now, None
     job.started_at = job.started_at or attempt.started_at
     job.stuck = stuck_words(sighting.reason) if phase_of(sighting.state) is Phase.WAITING else None

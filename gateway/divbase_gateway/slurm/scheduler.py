@@ -11,10 +11,18 @@ from pathlib import PurePosixPath
 import structlog
 
 from divbase_gateway.domain.errors import SchedulerUnavailable, SubmissionRefused, SubmissionUnknown
-from divbase_gateway.ports import Clock, Observation, Sighting, SlurmRef, Submission
+from divbase_gateway.ports import OUR_JOBS, Clock, Observation, PastRun, Sighting, SlurmRef, Submission
 from divbase_gateway.slurm import answers
 from divbase_gateway.slurm.commands import SlurmCommands
-from divbase_gateway.slurm.records import JobRecord, has_ended, merged, sacct_records, squeue_records, whole_job
+from divbase_gateway.slurm.records import (
+    JobRecord,
+    has_ended,
+    merged,
+    sacct_records,
+    sacct_runs,
+    squeue_records,
+    whole_job,
+)
 from divbase_gateway.slurm.runners import Completed, Runner, RunnerUnavailable
 
 log = structlog.get_logger()
@@ -25,6 +33,7 @@ _RESERVED = frozenset({_SCRIPT, _LOG, "", ".", ".."})
 
 _SUBMIT_S = 60.0
 _ASK_S = 60.0
+_HISTORY_S = 120.0
 
 _MOST_ENDED = 5000
 """Ids in one sacct: a command line has an end. More jobs than that ending within one tick wait for the next."""
@@ -140,6 +149,16 @@ class CliScheduler:
                 first[record.job_id] = min(record.submitted_at, first.get(record.job_id, record.submitted_at))
         found = [SlurmRef(self._cluster, job_id, name, at) for job_id, at in first.items()]
         return sorted(found, key=lambda ref: (ref.submitted_at, int(ref.job_id)))
+
+    def history(self, since: datetime) -> list[PastRun]:
+        """One sacct of everything that this account ran. A job that was never eligible to start is not in it."""
+        command = self._commands.sacct_history(self._seconds_since(since))
+        text = answers.require_answer("sacct", self._run(command, _HISTORY_S))
+        return [
+            PastRun(SlurmRef(self._cluster, run.job_id, run.name, run.submitted_at), run.sighting)
+            for run in sacct_runs(text)
+            if run.name.startswith(OUR_JOBS)
+        ]
 
     def _seconds_since(self, moment: datetime) -> int:
         return max(0, int((self._clock.now() - moment + _CLOCKS_DIFFER_BY).total_seconds()))
