@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from divbase_gateway.bootstrap import SystemClock, build_scheduler, job_policy
+from divbase_gateway.domain.allocations import Labels
 from divbase_gateway.settings import InvalidSettings, SchedulerSettings, Settings
 from divbase_gateway.slurm.scheduler import CliScheduler
 from pydantic import ValidationError
@@ -47,7 +48,7 @@ def test_label_that_no_sbatch_line_can_carry_is_refused(name: str) -> None:
 def test_labels_reach_the_jobs() -> None:
     """And a lost submission waits as long as a cluster needs, not as long as a folder."""
     policy = job_policy(settings(kind="slurm-local", account="a", partition="p", qos="q", wckey="w"))
-    assert (policy.account, policy.partition, policy.qos, policy.wckey) == ("a", "p", "q", "w")
+    assert policy.labels == Labels("a", "p", "q", "w")
     assert policy.quiet_period == timedelta(minutes=5)
     assert job_policy(settings()).quiet_period == timedelta(seconds=2)
 

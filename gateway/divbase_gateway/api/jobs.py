@@ -15,6 +15,8 @@ from divbase_gateway.api.presigned import presigned_of
 from divbase_gateway.api.queries import plan_of, request_of
 from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.db.session import after_commit
+from divbase_gateway.domain.jobs import JobState
+from divbase_gateway.domain.waiting import waiting_words
 from divbase_gateway.services import jobs, queries, results
 from divbase_gateway.services.plans import query_plan_of
 
@@ -28,13 +30,13 @@ def run_query(body: models.Query, caller: Querier, gateway: TheGateway, once: On
         earlier = earlier_answer(once, session, caller, body)
     if earlier is not None:
         return earlier
-    plan = queries.plan_query(gateway.sessions, gateway.store, caller.project, request_of(body))
+    plan = queries.plan_query(gateway.sessions, gateway.store, caller.project, request_of(body), gateway.policy)
     with gateway.sessions.write() as session:
         project, user = session.merge(caller.project, load=False), session.merge(caller.user, load=False)
 
         def create() -> models.JobDetail:
             query = body.model_dump(mode="json")
-            return detail_of(jobs.accept_query_job(session, project, user, query, plan, once.now))
+            return detail_of(jobs.accept_query_job(session, project, user, query, plan, gateway.policy, once.now))
 
         answer = idempotently(once, session, caller, body, create)
     gateway.wake()
@@ -84,7 +86,8 @@ def rerun_job(
     """Run a job that did not succeed again, as a new attempt on the same inputs."""
 
     def create() -> models.JobDetail:
-        return detail_of(jobs.rerun(session, caller.project, job, caller.user, caller.role, once.now))
+        again = jobs.rerun(session, caller.project, job, caller.user, caller.role, gateway.policy, once.now)
+        return detail_of(again)
 
     answer = idempotently(once, session, caller, body, create)
     after_commit(session, gateway.wake)
@@ -159,7 +162,7 @@ def _fields(job: JobRow) -> dict[str, object]:
         "slurm_job_id": attempt.slurm_job_id if attempt else None,
         "slurm_state": attempt.slurm_state if attempt else None,
         "slurm_reason": attempt.slurm_reason if attempt else None,
-        "waiting": None,
+        "waiting": waiting_words(JobState(job.state), attempt.slurm_reason if attempt else None),
         "expected_start": attempt.expected_start if attempt else None,
         "queue_place": attempt.queue_place if attempt else None,
         "queue_length": attempt.queue_length if attempt else None,

@@ -8,10 +8,11 @@ from divbase_client import models
 from fastapi import APIRouter
 
 from divbase_gateway.api.auth import Querier
-from divbase_gateway.api.deps import TheGateway
+from divbase_gateway.api.deps import Gateway, TheGateway
 from divbase_gateway.domain.errors import InvalidSelection
 from divbase_gateway.domain.queries import OutputFormat, Plan, Process, QueryRequest, Selection
 from divbase_gateway.services import queries
+from divbase_gateway.services.keys import Caller
 
 router = APIRouter(tags=["queries"])
 
@@ -19,14 +20,18 @@ router = APIRouter(tags=["queries"])
 @router.post("/projects/{project}/queries/plan")
 def plan_query(body: models.Query, caller: Querier, gateway: TheGateway) -> models.Plan:
     """Say what a query would do: files, samples, bytes, commands, resources. Nothing is submitted."""
-    return plan_of(queries.plan_query(gateway.sessions, gateway.store, caller.project, request_of(body)))
+    return plan_of(_plan(body, caller, gateway))
 
 
 @router.post("/projects/{project}/queries/script")
 def script_query(body: models.Query, caller: Querier, gateway: TheGateway) -> models.Script:
     """The batch script of a query, as it would be submitted."""
-    plan = queries.plan_query(gateway.sessions, gateway.store, caller.project, request_of(body))
+    plan = _plan(body, caller, gateway)
     return models.Script(script=queries.script_of(plan, caller.project, caller.user.id, gateway.policy))
+
+
+def _plan(body: models.Query, caller: Caller, gateway: Gateway) -> Plan:
+    return queries.plan_query(gateway.sessions, gateway.store, caller.project, request_of(body), gateway.policy)
 
 
 def request_of(body: models.Query) -> QueryRequest:

@@ -216,6 +216,17 @@ class JobRow(Base):
             postgresql_where=text("state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'LOST')"),
         ),
         Index("ix_jobs_plan_digest", "project_id", "plan_digest"),
+        # What open jobs may use is asked at every submission: answered without the rows, which hold long plans.
+        Index(
+            "ix_jobs_open_use",
+            "project_id",
+            "user_id",
+            "kind",
+            "cores",
+            "minutes",
+            sqlite_where=text("state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'LOST')"),
+            postgresql_where=text("state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'LOST')"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(_Serial, primary_key=True)
@@ -265,6 +276,18 @@ class AttemptRow(Base):
             "id",
             sqlite_where=text("outcome IS NOT NULL AND discarded_at IS NULL AND slurm_job_id IS NOT NULL"),
             postgresql_where=text("outcome IS NOT NULL AND discarded_at IS NULL AND slurm_job_id IS NOT NULL"),
+        ),
+        # So is what a month's attempts used.
+        Index(
+            "ix_attempts_use",
+            "ended_at",
+            "job_id",
+            "started_at",
+            "elapsed_s",
+            "alloc_cpus",
+            "cores",
+            sqlite_where=text("outcome IS NOT NULL"),
+            postgresql_where=text("outcome IS NOT NULL"),
         ),
     )
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from divbase_gateway.db import jobs as rows
 from divbase_gateway.db.models import FileVersionRow, JobRow, ProjectRow, UserRow
+from divbase_gateway.domain.allocations import Resources
 from divbase_gateway.domain.errors import Conflict, Forbidden, NotFound
 from divbase_gateway.domain.files import FileState
 from divbase_gateway.domain.ids import new_id
@@ -18,16 +19,32 @@ from divbase_gateway.domain.jobs import JobState, Reason
 from divbase_gateway.domain.planning import plan_to_dict
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.domain.queries import IndexPlan, Plan
-from divbase_gateway.services.plans import index_plan_digest, index_plan_for, index_plan_to_dict
+from divbase_gateway.services.allocations import check_limits, check_resources
+from divbase_gateway.services.plans import index_plan_digest, index_plan_for, index_plan_to_dict, resources_of
+from divbase_gateway.services.policy import JobPolicy
 
 _MAX_JOB_NAME = 100
 
 
 def accept_query_job(
-    session: Session, project: ProjectRow, user: UserRow, query: dict[str, Any], plan: Plan, now: datetime
+    session: Session,
+    project: ProjectRow,
+    user: UserRow,
+    query: dict[str, Any],
+    plan: Plan,
+    policy: JobPolicy,
+    now: datetime,
 ) -> JobRow:
-    """Commit to a query: the row holds the question, the plan and nothing that is not yet so."""
-    return _accept(session, project, user, "query", plan.output_name, query, plan_to_dict(plan), plan.digest, now)
+    """Commit to a query: the row holds the question, the plan and nothing that is not yet so.
+
+    Raises:
+        BeyondCeiling: it needs more than a job of the project may have.
+        LimitReached: project or user have no room for it at the moment.
+    """
+    given = check_resources(project, policy, resources_of(plan))
+    check_limits(session, project, user, policy, given, now)
+    stored = plan_to_dict(plan)
+    return _accept(session, project, user, "query", plan.output_name, query, stored, plan.digest, given, now)
 
 
 def accept_index_job(
@@ -35,9 +52,9 @@ def accept_index_job(
 ) -> JobRow:
     """Commit to building the index of one file version, and note the job with the version."""
     plan: IndexPlan = index_plan_for(key, version)
-    job = _accept(
-        session, project, user, "index", f"index {key}", None, index_plan_to_dict(plan), index_plan_digest(plan), now
-    )
+    stored, digest = index_plan_to_dict(plan), index_plan_digest(plan)
+    needed = resources_of(plan)
+    job = _accept(session, project, user, "index", f"index {key}", None, stored, digest, needed, now)
     version.index_job = job.public_id
     return job
 
@@ -51,6 +68,7 @@ def _accept(
     query: dict[str, Any] | None,
     plan: dict[str, Any],
     digest: str,
+    resources: Resources,
     now: datetime,
 ) -> JobRow:
     job = JobRow(
@@ -63,9 +81,9 @@ def _accept(
         plan=plan,
         plan_digest=digest,
         state=JobState.ACCEPTED,
-        cores=plan["cores"],
-        memory_mb=plan["memory_mb"],
-        minutes=plan["minutes"],
+        cores=resources.cores,
+        memory_mb=resources.memory_mb,
+        minutes=resources.minutes,
         created_at=now,
         state_since=now,
         results=[],
@@ -126,7 +144,15 @@ def request_cancel(
     return job
 
 
-def rerun(session: Session, project: ProjectRow, public_id: str, user: UserRow, role: Role, now: datetime) -> JobRow:
+def rerun(
+    session: Session,
+    project: ProjectRow,
+    public_id: str,
+    user: UserRow,
+    role: Role,
+    policy: JobPolicy,
+    now: datetime,
+) -> JobRow:
     """Run a job that ended without success again, on the inputs that it was planned on, as a new attempt.
 
     A file whose index it could not build waits for it once more.
@@ -135,6 +161,8 @@ def rerun(session: Session, project: ProjectRow, public_id: str, user: UserRow, 
         NotFound: no such job.
         Forbidden: it is somebody else's and the role is below MANAGE.
         Conflict: it has not ended, or it succeeded.
+        BeyondCeiling: it asks for more than a job of the project may have by now.
+        LimitReached: project or user have no room for it at the moment.
     """
     job = get_job(session, project, public_id, lock=True)
     _check_owner(job, user, role, "rerun")
@@ -151,6 +179,10 @@ def rerun(session: Session, project: ProjectRow, public_id: str, user: UserRow, 
             hint=f"`divbase jobs result {public_id}` fetches it. A new `divbase query run` asks again.",
             details={"state": state},
         )
+    if job.kind == "query":
+        given = check_resources(job.project, policy, Resources(job.cores, job.memory_mb, job.minutes))
+        check_limits(session, job.project, job.user, policy, given, now)
+        job.cores = given.cores
     reopen_job(job, now)
     for version in rows.versions_without_index(session, job.public_id):
         version.state, version.reason = FileState.INDEXING, None

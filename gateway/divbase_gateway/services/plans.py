@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from divbase_gateway.db.models import FileVersionRow, JobRow
+from divbase_gateway.domain.allocations import Resources
 from divbase_gateway.domain.planning import plan_from_dict
 from divbase_gateway.domain.queries import IndexPlan, Plan
 
@@ -38,6 +39,11 @@ def index_plan_to_dict(plan: IndexPlan) -> dict[str, Any]:
 
 def index_plan_digest(plan: IndexPlan) -> str:
     return hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()
+
+
+def resources_of(plan: Plan | IndexPlan) -> Resources:
+    """What a job of this plan asks of the scheduler."""
+    return Resources(plan.cores, plan.memory_mb, plan.minutes)
 
 
 def query_plan_of(job: JobRow) -> Plan:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from divbase_gateway.db.models import ProjectRow
 from divbase_gateway.db.session import Database
-from divbase_gateway.domain.allocations import Resources
+from divbase_gateway.domain.errors import BeyondCeiling
 from divbase_gateway.domain.planning import make_plan
 from divbase_gateway.domain.queries import Plan, QueryRequest
 from divbase_gateway.ports import ObjectStore
-from divbase_gateway.services.allocations import labels_of
+from divbase_gateway.services.allocations import check_resources, labels_of
 from divbase_gateway.services.files import catalogue_of
 from divbase_gateway.services.metadata import load_table
+from divbase_gateway.services.plans import resources_of
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.services.scripts import query_script
 
 
-def plan_query(database: Database, store: ObjectStore, project: ProjectRow, request: QueryRequest) -> Plan:
+def plan_query(
+    database: Database, store: ObjectStore, project: ProjectRow, request: QueryRequest, policy: JobPolicy
+) -> Plan:
     """Plan a query on the project's files as they are now, every one pinned to its version.
+
+    Its cores are those that a job of the project may have. Where it needs more memory or time than that, a warning
+    says that it would be refused.
 
     Raises:
         InvalidRequest: the question cannot be answered; the error says what is wrong with it.
@@ -25,12 +33,31 @@ def plan_query(database: Database, store: ObjectStore, project: ProjectRow, requ
     with database.read() as session:
         catalogue = catalogue_of(session, project.id)
         table = load_table(store, session, project) if request.selection.where is not None else None
-    return make_plan(request, catalogue, table)
+    return _fitted(make_plan(request, catalogue, table), project, policy)
+
+
+def _fitted(plan: Plan, project: ProjectRow, policy: JobPolicy) -> Plan:
+    asked = resources_of(plan)
+    try:
+        given = check_resources(project, policy, asked)
+    except BeyondCeiling as error:
+        return replace(plan, warnings=(*plan.warnings, f"It would be refused. {error}"))
+    if given.cores == asked.cores:
+        return plan
+    warning = (
+        f"The job gets {given.cores} of the {asked.cores} cores that it could use, because a job of project "
+        f"{project.name} may have no more; it may take longer."
+    )
+    return replace(plan, cores=given.cores, warnings=(*plan.warnings, warning))
 
 
 def script_of(plan: Plan, project: ProjectRow, user_id: int, policy: JobPolicy) -> str:
-    """The batch script that would be submitted for this plan; only job id and random token are placeholders."""
+    """The batch script that would be submitted for this plan; only job id and random token are placeholders.
+
+    Raises:
+        BeyondCeiling: none would be.
+    """
     name = f"divbase-{project.name}-JOB-TOKEN"
-    resources = Resources(plan.cores, plan.memory_mb, plan.minutes)
+    resources = check_resources(project, policy, resources_of(plan))
     labels = labels_of(project, policy)
     return query_script(plan, resources, labels, name, f"JOB,{project.name},user{user_id}", policy)
