@@ -15,7 +15,6 @@ from divbase_gateway.domain.jobs import (
     decide,
     is_worth_retrying,
     phase_of,
-    stuck_words,
     words_for,
 )
 
@@ -176,13 +175,6 @@ def test_every_reason_has_words() -> None:
     """Guards: no failure reaches a user without a sentence."""
     for reason in Reason:
         assert words_for(reason).endswith((".", "id."))
-
-
-def test_stuck_jobs_say_why() -> None:
-    """Guards: waiting for resources is no trouble, an impossible dependency is."""
-    assert stuck_words("Resources") is None
-    assert stuck_words("Priority") is None
-    assert stuck_words("DependencyNeverSatisfied") == "A job that it depends on has failed; cancel it and ask again."
 
 
 # --- another attempt -----------------------------------------------------------------------------------------------

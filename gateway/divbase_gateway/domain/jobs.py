@@ -142,25 +142,12 @@ _FAILURES = {
     "PREEMPTED": Reason.NODE_FAILED,
 }
 
-_STUCK_REASONS = {
-    "DependencyNeverSatisfied": "A job that it depends on has failed; cancel it and ask again.",
-    "PartitionConfig": "Its partition does not allow such a job; the site's operator must look at it.",
-    "JobHeldAdmin": "The cluster's administrator holds it.",
-    "launch failed requeued held": "It could not be started on its node and is held; the operator must look at it.",
-}
-
-
 def phase_of(slurm_state: str) -> Phase:
     """The phase that a scheduler's word stands for; `CANCELLED by 1001` is CANCELLED.
 
     Source: the job state codes in SLURM's squeue(1) and sacct(1).
     """
     return _PHASES.get(slurm_state.split(" ", 1)[0].rstrip("+"), Phase.UNKNOWN)
-
-
-def stuck_words(slurm_reason: str) -> str | None:
-    """Why a waiting job will not start by itself, or None."""
-    return _STUCK_REASONS.get(slurm_reason)
 
 
 @dataclass(frozen=True)

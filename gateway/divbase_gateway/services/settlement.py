@@ -22,9 +22,9 @@ from divbase_gateway.domain.jobs import (
     decide,
     is_worth_retrying,
     phase_of,
-    stuck_words,
     words_for,
 )
+from divbase_gateway.domain.waiting import stuck_words
 from divbase_gateway.ports import ObjectStore, Sighting, SlurmRef
 from divbase_gateway.services.attempts import output_key
 from divbase_gateway.services.jobs import end_job, reopen_job, set_state
