@@ -1,0 +1,115 @@
+"""Queries over what attempts used, as the scheduler's accounting told it. They return numbers and rows and decide
+nothing; a month, or who may use how much, is not known here.
+
+An attempt counts whole in the time in which it ended. Its cores are those that it was given, or asked for where that is
+not known; one that accounting has said nothing of yet counts from its start to its end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, extract, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
+
+from divbase_gateway.db.models import AttemptRow, JobRow, ProjectRow, UserRow
+
+
+@dataclass(frozen=True)
+class Used:
+    """What the jobs of a project or a user used.
+
+    Attributes:
+        name: the project's, or the user's email address.
+        jobs, attempts: those that ran, whatever came of them.
+        core_s: cores times time.
+        cpu_s: processor time, of the attempts of which it is known; `known_core_s` are the core-seconds of these.
+    """
+
+    name: str
+    jobs: int
+    attempts: int
+    core_s: float
+    cpu_s: float
+    known_core_s: float
+
+
+def core_seconds(
+    session: Session, since: datetime, until: datetime, project_id: int | None = None, user_id: int | None = None
+) -> float:
+    """Core-seconds of attempts that ended at or after `since` and before `until`; `ix_attempts_use` finds them."""
+    query = select(func.coalesce(func.sum(_core_s()), 0)).join(AttemptRow.job).where(*_ended_between(since, until))
+    if project_id is not None:
+        query = query.where(JobRow.project_id == project_id)
+    if user_id is not None:
+        query = query.where(JobRow.user_id == user_id)
+    return float(session.scalar(query) or 0)
+
+
+def used_by_project(session: Session, since: datetime, until: datetime) -> list[Used]:
+    """The same for every project that used anything, by name."""
+    return _used_by(session, since, until, ProjectRow.name, ProjectRow, JobRow.project_id == ProjectRow.id)
+
+
+def used_by_user(session: Session, since: datetime, until: datetime) -> list[Used]:
+    """The same for every user, in all projects, by email address."""
+    return _used_by(session, since, until, UserRow.email, UserRow, JobRow.user_id == UserRow.id)
+
+
+def _used_by(
+    session: Session,
+    since: datetime,
+    until: datetime,
+    name: InstrumentedAttribute[str],
+    table: type[ProjectRow] | type[UserRow],
+    on: ColumnElement[bool],
+) -> list[Used]:
+    accounted = AttemptRow.cpu_s.is_not(None)
+    query = (
+        select(
+            name,
+            func.count(func.distinct(AttemptRow.job_id)).filter(AttemptRow.started_at.is_not(None)),
+            func.count(AttemptRow.started_at),
+            func.sum(_core_s()),
+            func.coalesce(func.sum(AttemptRow.cpu_s), 0),
+            func.coalesce(func.sum(_core_s()).filter(accounted), 0),
+        )
+        .select_from(AttemptRow)
+        .join(AttemptRow.job)
+        .join(table, on)
+        .where(*_ended_between(since, until))
+        .group_by(name)
+        .order_by(name)
+    )
+    return [
+        Used(each, jobs, attempts, float(core_s), float(cpu_s), float(known))
+        for each, jobs, attempts, core_s, cpu_s, known in session.execute(query)
+    ]
+
+
+def without_accounting(session: Session, since: datetime) -> list[AttemptRow]:
+    """Settled attempts made since then that the scheduler had and of which accounting has told nothing, with their jobs."""
+    return list(
+        session.scalars(
+            select(AttemptRow)
+            .where(
+                AttemptRow.outcome.is_not(None),
+                AttemptRow.slurm_job_id.is_not(None),
+                AttemptRow.elapsed_s.is_(None),
+                AttemptRow.created_at >= since,
+            )
+            .options(joinedload(AttemptRow.job))
+            .order_by(AttemptRow.id)
+        )
+    )
+
+
+def _core_s() -> ColumnElement[float]:
+    lasted = extract("epoch", AttemptRow.ended_at) - extract("epoch", AttemptRow.started_at)
+    cores = func.coalesce(AttemptRow.alloc_cpus, AttemptRow.cores)
+    return func.coalesce(AttemptRow.elapsed_s, lasted, 0) * cores
+
+
+def _ended_between(since: datetime, until: datetime) -> tuple[ColumnElement[bool], ...]:
+    return AttemptRow.outcome.is_not(None), AttemptRow.ended_at >= since, AttemptRow.ended_at < until
