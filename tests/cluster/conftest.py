@@ -1,5 +1,46 @@
-"""Tests on a real SLURM are collected only where DIVBASE_CLUSTER=1 asks for them (`make test-cluster`)."""
+"""Tests on a real SLURM are collected only where DIVBASE_CLUSTER=1 asks for them (`make test-cluster`); sites for those
+of them that need a gateway, S3 and a database as well."""
+
+from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.cluster.containers import Cluster
+from tests.cluster.site import Site
 
 collect_ignore_glob = [] if os.environ.get("DIVBASE_CLUSTER") == "1" else ["test_*.py"]
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture(scope="module")
+def make_site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeSite]:
+    """Brings a site up that its module shares; `make_site(settings=…, database=…, replicas=…)`."""
+    with ExitStack() as stack:
+
+        def make(**options: object) -> Site:
+            site = Site(cluster, tmp_path_factory.mktemp("site"), **options)  # type: ignore[arg-type]
+            stack.callback(site.tear_down)
+            site.set_up()
+            return site
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def shared_site(make_site: MakeSite) -> Site:
+    return make_site()
+
+
+@pytest.fixture
+def site(shared_site: Site) -> Site:
+    """The module's site, in peace: its gateway runs, and no job or command is held."""
+    shared_site.levers.reset()
+    for gateway in shared_site.gateways:
+        if gateway.process is None or gateway.process.poll() is not None:
+            gateway.start()
+    return shared_site
