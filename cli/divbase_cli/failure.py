@@ -51,7 +51,7 @@ MEANINGS = {
     ExitCode.BAD_INPUT: "the input is not valid (a query, a table, a name, a file that is not there)",
     ExitCode.NOT_FOUND: "no such project, file or job",
     ExitCode.NOT_ALLOWED: "the key is missing or refused, or may not do this",
-    ExitCode.CONFLICT: "it clashes with what is there already",
+    ExitCode.CONFLICT: "it clashes with what is there already, or a limit is reached",
     ExitCode.UNREACHABLE: "the gateway or S3 cannot be reached, or has a fault",
     ExitCode.JOB_FAILED: "the job failed, was cancelled or got lost",
     ExitCode.CHECKSUM: "the bytes are not those that were promised",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from divbase_cli import allocation
 from divbase_cli.command import command, group
 from divbase_cli.completion import complete_projects
 from divbase_cli.config import save_config
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from divbase_client.models import Project
 
 app = group("projects", "Projects: one bucket of files each.")
+app.add_typer(allocation.app)
 
 Name = Annotated[str, typer.Argument(help="Name of the project.", show_default=False, autocompletion=complete_projects)]
 MaybeName = Annotated[
@@ -94,3 +96,13 @@ def edit(
 ) -> None:
     """Change the description of a project."""
     _show(session, session.client.projects.change(name or session.project, description=description))
+
+
+@command(app, "usage", example=["divbase projects usage vole-2024", "divbase projects usage --month 2024-05"])
+def usage(
+    session: Session,
+    name: MaybeName = None,
+    month: Annotated[str | None, typer.Option(help="YYYY-MM in UTC; the present one if left out.")] = None,
+) -> None:
+    """Show the core-hours that a project used in a month, and what is left of its limit."""
+    allocation.print_usage(session, name or session.project, month)

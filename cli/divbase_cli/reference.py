@@ -52,16 +52,20 @@ def render() -> str:
     lines = [_HEAD, "## Exit codes\n", "| code | meaning |", "| --- | --- |"]
     lines += [f"| {int(code)} | {meaning} |" for code, meaning in MEANINGS.items()]
     lines += ["", _SETTINGS, "## Options of every command\n", *_options(common_parameters()), ""]
+    lines += _commands(app, "divbase", 2)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _commands(app: typer.Typer, before: str, level: int) -> Iterator[str]:
+    """The commands of an app, and below them those of its groups, each group with a heading of `level`."""
     for command in app.registered_commands:
-        lines += _command("divbase", command)
+        yield from _command(before, command)
     for group in app.registered_groups:
         noun = group.typer_instance
-        if noun is None:
-            continue
-        lines += [f"## divbase {noun.info.name}", "", str(noun.info.help), ""]
-        for command in noun.registered_commands:
-            lines += _command(f"divbase {noun.info.name}", command)
-    return "\n".join(lines).rstrip() + "\n"
+        if noun is not None:
+            name = f"{before} {noun.info.name}"
+            yield from (f"{'#' * level} {name}", "", str(noun.info.help), "")
+            yield from _commands(noun, name, level + 1)
 
 
 def _command(before: str, command: Any) -> Iterator[str]:

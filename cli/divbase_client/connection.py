@@ -98,8 +98,9 @@ class Connection:
     def put(self, path: str, answer: type[A], body: BaseModel) -> A:
         return self._read(self._send("PUT", path, body=body), answer)
 
-    def patch(self, path: str, answer: type[A], body: BaseModel) -> A:
-        return self._read(self._send("PATCH", path, body=body), answer)
+    def patch(self, path: str, answer: type[A], body: BaseModel, *, nulls: bool = False) -> A:
+        """`nulls`: every field that was set is sent, null too, because it takes something away."""
+        return self._read(self._send("PATCH", path, body=body, nulls=nulls), answer)
 
     def delete(self, path: str, answer: type[A], params: Params | None = None) -> A:
         """Not repeated once the gateway may have seen it: the second answer would say that there is nothing."""
@@ -128,13 +129,16 @@ class Connection:
         body: BaseModel | None = None,
         headers: Mapping[str, str] | None = None,
         repeatable: bool = True,
+        nulls: bool = False,
     ) -> httpx.Response:
         request = self._http.build_request(
             method,
             path.lstrip("/"),
             params={name: _text(value) for name, value in (params or {}).items() if value is not None},
             # Defaults stay unsaid, so that an older gateway does not meet a field that it does not know.
-            content=None if body is None else body.model_dump_json(exclude_defaults=True).encode(),
+            content=None
+            if body is None
+            else body.model_dump_json(exclude_defaults=not nulls, exclude_unset=nulls).encode(),
             headers={**(headers or {}), **({} if body is None else {"Content-Type": "application/json"})},
         )
         return _accepted(self._try(request, repeatable), self.url)

@@ -151,8 +151,8 @@ class ProjectChange(Wire):
     description: str | None = Field(default=None, max_length=1000)
 
 
-class Allocation(Answer):
-    """What a project may charge and use at the cluster. None: as the site's settings say (`site` has those)."""
+class AllocationValues(Answer):
+    """What may be charged and used at the cluster; None: the cluster's own default, or no bound."""
 
     account: str | None
     partition: str | None
@@ -161,8 +161,15 @@ class Allocation(Answer):
     max_cores: int | None = Field(description="Of one job")
     max_memory_mb: int | None = Field(description="Of one job")
     max_minutes: int | None = Field(description="Of one job")
-    max_open_jobs: int | None = Field(description="Jobs of the project that have not ended")
+    max_open_jobs: int | None = Field(description="Query jobs of the project that have not ended")
     core_hours_a_month: float | None
+
+
+class Allocation(AllocationValues):
+    """The project's own values. Where one is None, that of `site` holds."""
+
+    project: str
+    site: AllocationValues
 
 
 class AllocationChange(Wire):
@@ -180,15 +187,19 @@ class AllocationChange(Wire):
 
 
 class Usage(Answer):
-    """Core-hours of one month (UTC). `committed`: what the open jobs may still use at most; `left` None: no limit."""
+    """Core-hours of a project in one month (UTC), index jobs included. An attempt counts in the month that it ended in.
 
+    `limit` and `left` are None where there is no limit. Open jobs belong to the present month.
+    """
+
+    project: str
     month: str = Field(description="YYYY-MM")
-    core_hours: float
-    committed: float
+    core_hours: float = Field(description="Used")
+    committed: float = Field(description="What the open jobs may still use at most")
     limit: float | None
     left: float | None
     jobs: int = Field(description="Attempts that ran")
-    open_jobs: int
+    open_jobs: int = Field(description="Query jobs that have not ended")
     max_open_jobs: int | None
 
 

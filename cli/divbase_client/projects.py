@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from divbase_client.connection import Connection, path_of
-from divbase_client.models import NewProject, Project, ProjectChange
+from divbase_client.models import Allocation, AllocationChange, NewProject, Project, ProjectChange, Usage
 
 
 class Projects:
@@ -26,3 +26,15 @@ class Projects:
 
     def change(self, name: str, *, description: str | None = None) -> Project:
         return self._connection.patch(path_of("projects", name), Project, ProjectChange(description=description))
+
+    def allocation(self, name: str) -> Allocation:
+        """What the project may charge and use at the cluster, and what holds where it has no value of its own."""
+        return self._connection.get(path_of("projects", name, "allocation"), Allocation)
+
+    def change_allocation(self, name: str, change: AllocationChange) -> Allocation:
+        """Site admins only. Fields that `change` was made with are changed, and None takes a value away."""
+        return self._connection.patch(path_of("projects", name, "allocation"), Allocation, change, nulls=True)
+
+    def usage(self, name: str, month: str | None = None) -> Usage:
+        """Core-hours of a month (`YYYY-MM`, UTC), the present one if left out."""
+        return self._connection.get(path_of("projects", name, "usage"), Usage, {"month": month})

@@ -19,7 +19,19 @@ from divbase_gateway.services.health import Readiness
 
 PREFIX = "/api/v1"
 
-NOUNS = ("health", "users", "keys", "projects", "files", "uploads", "metadata", "queries", "jobs", "attempts")
+NOUNS = (
+    "health",
+    "users",
+    "keys",
+    "projects",
+    "allocations",
+    "files",
+    "uploads",
+    "metadata",
+    "queries",
+    "jobs",
+    "attempts",
+)
 """The modules beside this one that have a `router`, in the order of the documentation."""
 
 

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from divbase_gateway.db import allocations as rows
+from divbase_gateway.db import usage
 from divbase_gateway.db.models import ProjectRow, UserRow
+from divbase_gateway.db.projects import find_project
 from divbase_gateway.domain.allocations import Ceilings, CoreHours, Labels, Limits, Month, Resources
-from divbase_gateway.domain.errors import BeyondCeiling, LimitReached
+from divbase_gateway.domain.errors import BeyondCeiling, LimitReached, NotFound
 from divbase_gateway.services.policy import JobPolicy
 
 _OPTIONS = {"memory_mb": "--max-memory", "minutes": "--max-time"}
@@ -58,9 +59,15 @@ def limits_of(project: ProjectRow, policy: JobPolicy) -> Limits:
     return Limits(project.max_open_jobs, project.core_hours_a_month).over(policy.project_limits)
 
 
-def change_allocation(session: Session, project_id: int, changes: Mapping[str, object]) -> ProjectRow:
-    """Set these columns of the project, None included, and leave the others."""
-    project = rows.lock_project(session, project_id)
+def change_allocation(session: Session, name: str, changes: Mapping[str, object]) -> ProjectRow:
+    """Set these columns of the project, None included, and leave the others.
+
+    Raises:
+        NotFound: there is no such project.
+    """
+    project = find_project(session, name)
+    if project is None:
+        raise NotFound(f"There is no project {name!r}.", hint="`divbase projects ls` lists them.")
     for column, value in changes.items():
         setattr(project, column, value)
     session.flush()
@@ -80,21 +87,22 @@ class Usage:
 
 def usage_of(session: Session, project: ProjectRow, policy: JobPolicy, month: Month, now: datetime) -> Usage:
     """The core-hours of one month, and what is left of the limit."""
-    whose, limits = rows.of_project(project.id), limits_of(project, policy)
-    used = rows.used_between(session, whose, month.start, month.end)
-    is_open = rows.open_now(session, whose) if month == Month.of(now) else rows.Open(0, 0.0)
-    hours = CoreHours(used.core_hours, is_open.core_hours, limits.core_hours)
-    return Usage(month, hours, used.attempts, is_open.jobs, limits.open_jobs)
+    limits = limits_of(project, policy)
+    used = usage.core_seconds(session, month.start, month.end, project_id=project.id) / 3600
+    attempts = rows.attempts_between(session, project.id, month.start, month.end)
+    is_open = rows.open_now(session, project_id=project.id) if month == Month.of(now) else rows.Open(0, 0.0)
+    hours = CoreHours(used, is_open.core_hours, limits.core_hours)
+    return Usage(month, hours, attempts, is_open.jobs, limits.open_jobs)
 
 
 @dataclass(frozen=True)
 class _Party:
-    """Somebody with limits: a project or a user."""
+    """Somebody with limits: a project or a user; `whose` chooses their jobs in the queries."""
 
     of: str
     name: str
     limits: Limits
-    whose: ColumnElement[bool]
+    whose: Mapping[str, int]
     raise_open_jobs: str
     raise_core_hours: str
 
@@ -128,7 +136,7 @@ def _project_party(project: ProjectRow, policy: JobPolicy) -> _Party:
         of="project",
         name=project.name,
         limits=limits_of(project, policy),
-        whose=rows.of_project(project.id),
+        whose={"project_id": project.id},
         raise_open_jobs=f"{command} --max-open-jobs …`",
         raise_core_hours=f"{command} --core-hours …`",
     )
@@ -140,7 +148,7 @@ def _user_party(user: UserRow, policy: JobPolicy) -> _Party:
         of="user",
         name=user.email,
         limits=policy.user_limits,
-        whose=rows.of_user(user.id),
+        whose={"user_id": user.id},
         raise_open_jobs=f"{setting}open_jobs_per_user` in the gateway's settings",
         raise_core_hours=f"{setting}core_hours_per_user_month` in the gateway's settings",
     )
@@ -149,7 +157,7 @@ def _user_party(user: UserRow, policy: JobPolicy) -> _Party:
 def _check_party(session: Session, party: _Party, resources: Resources, now: datetime) -> None:
     if party.limits.is_none:
         return
-    is_open = rows.open_now(session, party.whose)
+    is_open = rows.open_now(session, **party.whose)
     if party.limits.open_jobs is not None and is_open.jobs >= party.limits.open_jobs:
         raise _too_many_jobs(party, is_open.jobs, party.limits.open_jobs)
     if party.limits.core_hours is not None:
@@ -159,8 +167,8 @@ def _check_party(session: Session, party: _Party, resources: Resources, now: dat
 def _check_core_hours(
     session: Session, party: _Party, is_open: rows.Open, limit: float, resources: Resources, month: Month
 ) -> None:
-    used = rows.used_between(session, party.whose, month.start, month.end)
-    hours = CoreHours(used.core_hours, is_open.core_hours, limit)
+    used = usage.core_seconds(session, month.start, month.end, **party.whose) / 3600
+    hours = CoreHours(used, is_open.core_hours, limit)
     if not hours.allow(resources.core_hours):
         raise _too_many_core_hours(party, hours, limit, resources, month)
 
