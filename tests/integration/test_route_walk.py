@@ -324,8 +324,9 @@ def callers_of(access: Access | ProjectAccess, world: World) -> tuple[list[tuple
     nobody = (None, 401)
     if isinstance(access, ProjectAccess):
         lower = [role for role in Role if role.rank < access.role.rank]
-        too_low = [(world.members[role].key, 403) for role in lower]
-        return [nobody, (world.stranger.key, 404), *too_low], world.members[access.role].key
+        too_low = [(world.members[role].key, 403) for role in (Role if access.admin else lower)]
+        allowed = world.admin if access.admin else world.members[access.role]
+        return [nobody, (world.stranger.key, 404), *too_low], allowed.key
     if access is Access.ADMIN:
         return [nobody, (world.stranger.key, 403), (world.members[Role.MANAGE].key, 403)], world.admin.key
     if access is Access.JOB_TOKEN:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from divbase_client import models
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 
-from divbase_gateway.api.auth import Admin, Reader
+from divbase_gateway.api.auth import ProjectAdmin, Reader
 from divbase_gateway.api.deps import ReadSession, TheGateway, WriteSession
 from divbase_gateway.db.models import ProjectRow
 from divbase_gateway.domain.allocations import Month
@@ -28,15 +28,11 @@ def get_allocation(caller: Reader, session: ReadSession, gateway: TheGateway) ->
 
 @router.patch("/projects/{project}/allocation")
 def change_allocation(
-    project: Annotated[str, Path(description="Name of the project")],
-    change: models.AllocationChange,
-    caller: Admin,
-    session: WriteSession,
-    gateway: TheGateway,
+    change: models.AllocationChange, caller: ProjectAdmin, session: WriteSession, gateway: TheGateway
 ) -> models.Allocation:
     """Change what is sent; null takes the project's own value away."""
     changes = {_COLUMNS.get(name, name): getattr(change, name) for name in change.model_fields_set}
-    return _wire(allocations.change_allocation(session, project, changes), gateway.policy)
+    return _wire(allocations.change_allocation(session, caller.project.id, changes), gateway.policy)
 
 
 @router.get("/projects/{project}/usage")

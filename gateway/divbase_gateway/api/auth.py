@@ -35,9 +35,11 @@ class Access(StrEnum):
 
 @dataclass(frozen=True)
 class ProjectAccess:
-    """Members of the project in the path with at least this role; to everybody else the project does not exist."""
+    """Members of the project in the path with at least this role, and with `admin` only the site admins among them (who
+    have MANAGE everywhere); to everybody else the project does not exist."""
 
     role: Role
+    admin: bool = False
 
 
 _api_key = HTTPBearer(auto_error=False, scheme_name="API key", description="`dvb_xxxxxxxx.…`")
@@ -71,7 +73,7 @@ def access_of(dependency: object) -> Access | ProjectAccess | None:
 
 def _dependency(access: Access | ProjectAccess) -> Callable[..., Any]:
     if isinstance(access, ProjectAccess):
-        return _require_role(access.role)
+        return _require_role(access.role, access.admin)
     makers: dict[Access, Callable[[], Callable[..., Any]]] = {
         Access.PUBLIC: _require_nothing,
         Access.USER: _require_user,
@@ -98,18 +100,22 @@ def _require_user() -> Callable[..., Caller]:
 def _require_admin() -> Callable[..., Caller]:
     def authorize(request: Request, credentials: _ApiKey) -> Caller:
         caller = _authenticate(request, credentials, None)
-        if not caller.user.is_admin:
-            raise Forbidden(
-                "Only site admins may do this.",
-                hint="Ask a site admin.",
-                details={"needed": "site admin", "role": "user"},
-            )
+        _require_site_admin(caller)
         return caller
 
     return authorize
 
 
-def _require_role(needed: Role) -> Callable[..., Caller]:
+def _require_site_admin(caller: Caller) -> None:
+    if not caller.user.is_admin:
+        raise Forbidden(
+            "Only site admins may do this.",
+            hint="Ask a site admin.",
+            details={"needed": "site admin", "role": "user"},
+        )
+
+
+def _require_role(needed: Role, admin: bool) -> Callable[..., Caller]:
     def authorize(
         request: Request, credentials: _ApiKey, project: Annotated[str, Path(description="Name of the project")]
     ) -> Caller:
@@ -126,6 +132,8 @@ def _require_role(needed: Role) -> Callable[..., Caller]:
                 hint="Ask someone who has the role MANAGE in it.",
                 details={"needed": needed.value, "role": caller.role.value, "project": project},
             )
+        if admin:
+            _require_site_admin(caller)
         return caller
 
     return authorize
@@ -181,5 +189,6 @@ Reader = Annotated[Caller, Depends(require(ProjectAccess(Role.READ)))]
 Querier = Annotated[Caller, Depends(require(ProjectAccess(Role.QUERY)))]
 Editor = Annotated[Caller, Depends(require(ProjectAccess(Role.EDIT)))]
 Manager = Annotated[Caller, Depends(require(ProjectAccess(Role.MANAGE)))]
+ProjectAdmin = Annotated[Caller, Depends(require(ProjectAccess(Role.MANAGE, admin=True)))]
 JobAttempt = Annotated[AttemptRow, Depends(require(Access.JOB_TOKEN))]
 Public = Depends(require(Access.PUBLIC))

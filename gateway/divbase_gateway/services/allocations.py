@@ -14,9 +14,8 @@ from sqlalchemy.orm import Session
 from divbase_gateway.db import allocations as rows
 from divbase_gateway.db import usage
 from divbase_gateway.db.models import ProjectRow, UserRow
-from divbase_gateway.db.projects import find_project
 from divbase_gateway.domain.allocations import Ceilings, CoreHours, Labels, Limits, Month, Resources
-from divbase_gateway.domain.errors import BeyondCeiling, LimitReached, NotFound
+from divbase_gateway.domain.errors import BeyondCeiling, LimitReached
 from divbase_gateway.services.policy import JobPolicy
 
 _OPTIONS = {"memory_mb": "--max-memory", "minutes": "--max-time"}
@@ -59,15 +58,9 @@ def limits_of(project: ProjectRow, policy: JobPolicy) -> Limits:
     return Limits(project.max_open_jobs, project.core_hours_a_month).over(policy.project_limits)
 
 
-def change_allocation(session: Session, name: str, changes: Mapping[str, object]) -> ProjectRow:
-    """Set these columns of the project, None included, and leave the others.
-
-    Raises:
-        NotFound: there is no such project.
-    """
-    project = find_project(session, name)
-    if project is None:
-        raise NotFound(f"There is no project {name!r}.", hint="`divbase projects ls` lists them.")
+def change_allocation(session: Session, project_id: int, changes: Mapping[str, object]) -> ProjectRow:
+    """Set these columns of the project, None included, and leave the others."""
+    project = session.get_one(ProjectRow, project_id)
     for column, value in changes.items():
         setattr(project, column, value)
     session.flush()
