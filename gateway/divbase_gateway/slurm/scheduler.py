@@ -1,10 +1,11 @@
-"""The `Scheduler` port over SLURM's commands, wherever a runner runs them. It must not know SSH, files or rows: it
-asks, in a number of commands that does not grow with the number of jobs, and says what the answers mean."""
+"""The `Scheduler` port over SLURM: what its answers mean together, however it is asked, and the asking by its commands,
+wherever a runner runs them. It must not know SSH, files or rows; what it asks does not grow with the number of jobs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
@@ -27,13 +28,14 @@ from divbase_gateway.slurm.runners import Completed, Runner, RunnerUnavailable
 
 log = structlog.get_logger()
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_SCRIPT, _LOG = "script.sh", "job.log"
-_RESERVED = frozenset({_SCRIPT, _LOG, "", ".", ".."})
+SCRIPT = "script.sh"
+SUBMIT_S = 60.0
+ASK_S = 60.0
+HISTORY_S = 120.0
 
-_SUBMIT_S = 60.0
-_ASK_S = 60.0
-_HISTORY_S = 120.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_LOG = "job.log"
+_RESERVED = frozenset({SCRIPT, _LOG, "", ".", ".."})
 
 _MOST_ENDED = 5000
 """Ids in one sacct: a command line has an end. More jobs than that ending within one tick wait for the next."""
@@ -42,27 +44,54 @@ _CLOCKS_DIFFER_BY = timedelta(hours=1)
 """Accounting is asked from this long before; names are unique, so looking further back is safe."""
 
 
-class CliScheduler:
-    """SLURM through its commands.
+class SlurmScheduler(ABC):
+    """SLURM however it is asked: a subclass says how.
 
     Args:
-        runner: where they run.
-        commands: where they are.
+        runner: where the job directories are.
         work_dir: absolute; a directory for each job is made in it. It is there already, on a file system that the
             nodes see under the same path.
         cluster: the cluster's name, part of every job's identity.
     """
 
-    def __init__(self, runner: Runner, commands: SlurmCommands, work_dir: PurePosixPath, cluster: str, clock: Clock):
+    def __init__(self, runner: Runner, work_dir: PurePosixPath, cluster: str, clock: Clock):
         self._runner = runner
-        self._commands = commands
         self._work_dir = work_dir
         self._cluster = cluster
         self._clock = clock
 
     def close(self) -> None:
-        """Let go of the runner's connections."""
+        """Let go of every connection."""
         self._runner.close()
+
+    # --- what a subclass asks ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _sbatch(self, directory: PurePosixPath, name: str) -> str:
+        """Submit the script in this directory; the job's id.
+
+        Raises:
+            SubmissionRefused, SubmissionUnknown, SchedulerUnavailable: as the port has it.
+            RunnerUnavailable: nobody answered.
+        """
+
+    @abstractmethod
+    def _squeue(self, *, name: str | None = None, wanted: Collection[str] | None = None) -> list[JobRecord]:
+        """The jobs that slurmctld remembers, of this name or with these ids."""
+
+    @abstractmethod
+    def _sacct(self, since_s: int, *, ids: Sequence[str] | None = None, name: str | None = None) -> list[JobRecord]:
+        """The jobs of the last seconds that accounting has, with these ids or of this name."""
+
+    @abstractmethod
+    def _sacct_runs(self, since_s: int) -> list[JobRecord]:
+        """Every run of the last seconds that accounting has of this account's jobs."""
+
+    @abstractmethod
+    def cancel(self, ref: SlurmRef) -> None: ...
+
+    @abstractmethod
+    def ping(self) -> str: ...
 
     # --- submission ----------------------------------------------------------------------------------------------
 
@@ -71,11 +100,10 @@ class CliScheduler:
         self._runner.put_directory(directory, self._files(submission))
         submitted_at = self._clock.now().replace(microsecond=0)
         try:
-            answer = self._run(self._commands.sbatch(directory, submission.name, _SCRIPT), _SUBMIT_S)
-            job_id = answers.job_id_of(submission.name, answer)
+            job_id = self._sbatch(directory, submission.name)
         except RunnerUnavailable as exc:
             if exc.started:
-                raise SubmissionUnknown(f"The answer of sbatch for {submission.name} was lost: {exc}") from exc
+                raise SubmissionUnknown(f"The answer to the submission of {submission.name} was lost: {exc}") from exc
             self._remove_quietly(directory)
             raise
         except (SubmissionRefused, SchedulerUnavailable):
@@ -88,9 +116,9 @@ class CliScheduler:
             if name in _RESERVED or "/" in name or "\0" in name:
                 raise SubmissionRefused(
                     f"Job {submission.name} brings a file called {name!r}, which cannot be put beside its script.",
-                    hint=f"Use a plain file name other than {_SCRIPT} and {_LOG}.",
+                    hint=f"Use a plain file name other than {SCRIPT} and {_LOG}.",
                 )
-        return {_SCRIPT: submission.script.encode(), **submission.files}
+        return {SCRIPT: submission.script.encode(), **submission.files}
 
     def _remove_quietly(self, directory: PurePosixPath) -> None:
         try:
@@ -101,14 +129,14 @@ class CliScheduler:
     # --- looking -------------------------------------------------------------------------------------------------
 
     def observe(self, refs: Sequence[SlurmRef]) -> Observation:
-        """One squeue for all, and one sacct if any of them is no longer alive there.
+        """One look at the queue for all, and one at accounting if any of them is no longer alive there.
 
         Where accounting does not answer, jobs that squeue no longer knows are `unjudged`.
         """
         at = self._clock.now()
         if not refs:
             return Observation(at)
-        queue = _by_identity(self._squeue({ref.job_id for ref in refs}))
+        queue = _by_identity(self._squeue(wanted={ref.job_id for ref in refs}))
         alive = {ref: seen for ref in refs if (seen := queue.get(_identity(ref))) and not has_ended(seen)}
         over = [ref for ref in refs if ref not in alive]
         accounts = self._accounts_of(over[:_MOST_ENDED])
@@ -121,52 +149,40 @@ class CliScheduler:
                 unjudged.add(ref)
         return Observation(at, found, frozenset(unjudged))
 
-    def _squeue(self, wanted: set[str]) -> list[JobRecord]:
-        text = answers.require_answer("squeue", self._run(self._commands.squeue(), _ASK_S))
-        return squeue_records(text, wanted)
-
     def _accounts_of(self, refs: Sequence[SlurmRef]) -> dict[tuple[str, str], Sighting] | None:
         """Accounting's word on these jobs, by identity; None when it does not answer."""
         if not refs:
             return {}
         since_s = self._seconds_since(min(ref.submitted_at for ref in refs))
         try:
-            answer = self._run(self._commands.sacct([ref.job_id for ref in refs], since_s), _ASK_S)
-            return _by_identity(sacct_records(answers.require_answer("sacct", answer)))
+            return _by_identity(self._sacct(since_s, ids=[ref.job_id for ref in refs]))
         except SchedulerUnavailable as error:
             log.warning("slurm.accounting_unavailable", jobs=len(refs), error=str(error))
             return None
 
     def find(self, name: str, since: datetime) -> list[SlurmRef]:
-        """In squeue and in sacct: both must have answered."""
+        """In the queue and in accounting: both must have answered."""
         self._directory(name)
-        queue = answers.require_answer("squeue", self._run(self._commands.squeue(name), _ASK_S))
-        command = self._commands.sacct_by_name(name, self._seconds_since(since))
-        accounts = answers.require_answer("sacct", self._run(command, _ASK_S))
+        records = [*self._squeue(name=name), *self._sacct(self._seconds_since(since), name=name)]
         first: dict[str, datetime] = {}
-        for record in [*squeue_records(queue), *sacct_records(accounts)]:
+        for record in records:
             if record.name == name and record.submitted_at >= since.replace(microsecond=0):
                 first[record.job_id] = min(record.submitted_at, first.get(record.job_id, record.submitted_at))
         found = [SlurmRef(self._cluster, job_id, name, at) for job_id, at in first.items()]
         return sorted(found, key=lambda ref: (ref.submitted_at, int(ref.job_id)))
 
     def history(self, since: datetime) -> list[PastRun]:
-        """One sacct of everything that this account ran. A job that was never eligible to start is not in it."""
-        command = self._commands.sacct_history(self._seconds_since(since))
-        text = answers.require_answer("sacct", self._run(command, _HISTORY_S))
+        """One look at everything that this account ran. A job that was never eligible to start is not in it."""
         return [
             PastRun(SlurmRef(self._cluster, run.job_id, run.name, run.submitted_at), run.sighting)
-            for run in sacct_runs(text)
+            for run in self._sacct_runs(self._seconds_since(since))
             if run.name.startswith(OUR_JOBS)
         ]
 
     def _seconds_since(self, moment: datetime) -> int:
         return max(0, int((self._clock.now() - moment + _CLOCKS_DIFFER_BY).total_seconds()))
 
-    # --- the rest ------------------------------------------------------------------------------------------------
-
-    def cancel(self, ref: SlurmRef) -> None:
-        answers.require_cancelled(self._run(self._commands.scancel(ref.job_id, ref.name), _ASK_S))
+    # --- the job's directory ---------------------------------------------------------------------------------------
 
     def read_log(self, ref: SlurmRef, max_bytes: int) -> bytes:
         return self._runner.read_tail(self._directory(ref.name) / _LOG, max_bytes) if max_bytes > 0 else b""
@@ -174,20 +190,46 @@ class CliScheduler:
     def discard(self, ref: SlurmRef) -> None:
         self._runner.remove_directory(self._directory(ref.name))
 
-    def ping(self) -> str:
-        controller = answers.require_controller(self._run(self._commands.scontrol_ping(), _ASK_S))
-        version = answers.require_answer("sinfo", self._run(self._commands.version(), _ASK_S))
-        lines = [line for line in version.splitlines() if line.startswith("slurm")]  # Debian says slurm-wlm
-        return f"{lines[-1] if lines else 'SLURM'} scheduler, commands on {self._runner.place}: {controller}"
-
-    def _run(self, argv: list[str], timeout_s: float) -> Completed:
-        return self._runner.run(argv, self._commands.environment, timeout_s)
-
     def _directory(self, name: str) -> PurePosixPath:
         """The job's directory. A name that could lead out of the working directory is a fault of ours."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a job; it may hold only letters, digits and . _ -")
         return self._work_dir / name
+
+
+class CliScheduler(SlurmScheduler):
+    """SLURM through its commands: `runner` runs them, `commands` says where they are."""
+
+    def __init__(self, runner: Runner, commands: SlurmCommands, work_dir: PurePosixPath, cluster: str, clock: Clock):
+        super().__init__(runner, work_dir, cluster, clock)
+        self._commands = commands
+
+    def _sbatch(self, directory: PurePosixPath, name: str) -> str:
+        return answers.job_id_of(name, self._run(self._commands.sbatch(directory, name, SCRIPT), SUBMIT_S))
+
+    def _squeue(self, *, name: str | None = None, wanted: Collection[str] | None = None) -> list[JobRecord]:
+        text = answers.require_answer("squeue", self._run(self._commands.squeue(name), ASK_S))
+        return squeue_records(text, wanted)
+
+    def _sacct(self, since_s: int, *, ids: Sequence[str] | None = None, name: str | None = None) -> list[JobRecord]:
+        command = self._commands.sacct_by_name(name, since_s) if name else self._commands.sacct(ids or (), since_s)
+        return sacct_records(answers.require_answer("sacct", self._run(command, ASK_S)))
+
+    def _sacct_runs(self, since_s: int) -> list[JobRecord]:
+        answer = self._run(self._commands.sacct_history(since_s), HISTORY_S)
+        return sacct_runs(answers.require_answer("sacct", answer))
+
+    def cancel(self, ref: SlurmRef) -> None:
+        answers.require_cancelled(self._run(self._commands.scancel(ref.job_id, ref.name), ASK_S))
+
+    def ping(self) -> str:
+        controller = answers.require_controller(self._run(self._commands.scontrol_ping(), ASK_S))
+        version = answers.require_answer("sinfo", self._run(self._commands.version(), ASK_S))
+        lines = [line for line in version.splitlines() if line.startswith("slurm")]  # Debian says slurm-wlm
+        return f"{lines[-1] if lines else 'SLURM'} scheduler, commands on {self._runner.place}: {controller}"
+
+    def _run(self, argv: list[str], timeout_s: float) -> Completed:
+        return self._runner.run(argv, self._commands.environment, timeout_s)
 
 
 def _identity(ref: SlurmRef) -> tuple[str, str]:
