@@ -428,7 +428,8 @@ def claim(job):
     body = {
         "claimant": job.state["claimant"],
         "host": socket.gethostname(),
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        # in an array the job's own id is not the one that sbatch printed
+        "slurm_job_id": os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID"),
         "python": tools["python"],
         "bcftools": tools["bcftools"],
     }

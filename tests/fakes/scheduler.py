@@ -7,7 +7,7 @@ needs no waiting. Scripts are not run; of their text only four kinds of line mea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -49,7 +49,10 @@ class FakeScheduler:
         away: every call raises SchedulerUnavailable.
         accounting_away: jobs that it has forgotten are unjudged and there is no history, as with slurmdbd away.
         lose_answer: for the next submission only.
+        submit_twice: for the next submission only: two jobs come of it, and the answer names the first.
         refusal: the words with which the next submissions are refused.
+        before_answer, during_look: called once, when a submission was taken and not yet answered; when a look has seen
+            the jobs and not yet said so.
         by_itself: False leaves every job as it is until the test says otherwise (`show`).
 
     Records: `jobs` in order, `cancelled` and `discarded` refs, `looks` (calls of observe),
@@ -61,6 +64,9 @@ class FakeScheduler:
     away: bool = False
     accounting_away: bool = False
     lose_answer: LostAnswer | None = None
+    submit_twice: bool = False
+    before_answer: Callable[[], object] | None = None
+    during_look: Callable[[], object] | None = None
     refusal: str | None = None
     by_itself: bool = True
     jobs: list[FakeJob] = field(default_factory=list)
@@ -90,12 +96,22 @@ class FakeScheduler:
         if self.refusal is not None:
             raise SubmissionRefused(self.refusal)
         lost, self.lose_answer = self.lose_answer, None
+        twice, self.submit_twice = self.submit_twice, False
         if lost is not LostAnswer.BEFORE_ACCEPT:
-            self.accepted += 1
-            ref = SlurmRef("fake", str(self.accepted), submission.name, self.clock.now())
-            self.jobs.append(FakeJob(ref, submission))
+            ref = self._accept(submission)
+            if twice:
+                self._accept(submission)
+        happens, self.before_answer = self.before_answer, None
+        if happens is not None:
+            happens()
         if lost is not None:
             raise SubmissionUnknown(f"The answer to the submission of {submission.name} was lost.")
+        return ref
+
+    def _accept(self, submission: Submission) -> SlurmRef:
+        self.accepted += 1
+        ref = SlurmRef("fake", str(self.accepted), submission.name, self.clock.now())
+        self.jobs.append(FakeJob(ref, submission))
         return ref
 
     def observe(self, refs: Sequence[SlurmRef]) -> Observation:
@@ -104,6 +120,9 @@ class FakeScheduler:
         if self.by_itself:
             self._advance()
         seen = {job.ref: self._show(job) for job in self.jobs if job.ref in refs}
+        happens, self.during_look = self.during_look, None
+        if happens is not None:
+            happens()
         unjudged = frozenset(refs) - frozenset(seen) if self.accounting_away else frozenset()
         return Observation(self.clock.now(), seen, unjudged)
 

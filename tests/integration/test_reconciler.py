@@ -71,6 +71,7 @@ class Node:
     world: World
     submission: Submission
     claimant: str = "claimant-1"
+    slurm_job_id: str | None = None
     outputs: list[dict[str, Any]] = field(default_factory=list)
 
     def call(self, name: str, body: dict[str, Any]) -> Response:
@@ -83,7 +84,8 @@ class Node:
         return answer
 
     def claim(self, claimant: str | None = None) -> Response:
-        return self.call("claim", {"claimant": claimant or self.claimant, "host": "n1"})
+        said = {"claimant": claimant or self.claimant, "host": "n1", "slurm_job_id": self.slurm_job_id}
+        return self.call("claim", said)
 
     def announce(self, name: str, role: str, *parts: bytes) -> dict[str, Any]:
         whole = b"".join(parts)
@@ -201,6 +203,10 @@ class World:
 
     def attempts(self, job: str) -> list[AttemptRow]:
         return self.job(job).attempts
+
+    def ids(self, job: str) -> list[str | None]:
+        """The ids at the scheduler that the attempts are followed under."""
+        return [attempt.slurm_job_id for attempt in self.attempts(job)]
 
     def at_scheduler(self, job: str) -> FakeJob:
         """The newest attempt as the scheduler has it."""

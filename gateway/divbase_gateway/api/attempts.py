@@ -33,7 +33,7 @@ class FromNode(BaseModel):
 class Claim(FromNode):
     claimant: str = Field(min_length=8, max_length=64)
     host: str = Field(max_length=255)
-    slurm_job_id: str | None = None
+    slurm_job_id: str | None = Field(default=None, max_length=64)
     python: str | None = None
     bcftools: str | None = None
 
@@ -146,7 +146,7 @@ class Done(models.Answer):
 def claim(body: Claim, attempt: Attempt, session: WriteSession, gateway: TheGateway) -> Manifest:
     """Take the attempt. Only one run of the job ever gets it; asking again as the same one is no second claim."""
     mine = attempts.live_attempt(session, attempt)
-    attempts.claim(mine, body.claimant, body.host, gateway.clock.now())
+    attempts.claim(mine, body.claimant, body.host, body.slurm_job_id, gateway.clock.now())
     return Manifest.model_validate(attempts.manifest_of(mine, gateway.store, gateway.policy))
 
 

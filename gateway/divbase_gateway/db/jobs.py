@@ -143,6 +143,7 @@ def attempts_to_discard(session: Session, limit: int) -> list[AttemptRow]:
                 AttemptRow.outcome.is_not(None),
                 AttemptRow.discarded_at.is_(None),
                 AttemptRow.slurm_job_id.is_not(None),
+                AttemptRow.submitted_at.is_not(None),  # else only the claim has told of an id
             )
             .options(joinedload(AttemptRow.job).joinedload(JobRow.project))
             .order_by(AttemptRow.id)

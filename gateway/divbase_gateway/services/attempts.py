@@ -102,8 +102,11 @@ def _is_dead(attempt: AttemptRow) -> bool:
     return attempt.outcome is not None or job.attempt != attempt.number or JobState(job.state).is_end
 
 
-def claim(attempt: AttemptRow, claimant: str, host: str, now: datetime) -> None:
+def claim(attempt: AttemptRow, claimant: str, host: str, slurm_job_id: str | None, now: datetime) -> None:
     """Give the attempt to the first who asks; asking again with the same `claimant` is no second claim.
+
+    Args:
+        slurm_job_id: the claimant's own word on which run it is; None outside SLURM.
 
     Raises:
         Conflict: somebody else has it.
@@ -112,12 +115,30 @@ def claim(attempt: AttemptRow, claimant: str, host: str, now: datetime) -> None:
         raise Conflict("Another run of this job has claimed the attempt; do nothing.", details={"claimed": True})
     if attempt.claimant is None:
         attempt.claimant, attempt.claimed_at, attempt.node = claimant, now, host
+        _follow(attempt, slurm_job_id)
         attempt.started_at = attempt.started_at or now
         attempt.job.started_at = attempt.job.started_at or now
     attempt.job.observed_at = now
     # A job whose submission is still unanswered stays as it is: its id at the scheduler is found by its name, later.
     if attempt.job.state == JobState.QUEUED:
         set_state(attempt.job, JobState.RUNNING, now)
+
+
+def _follow(attempt: AttemptRow, slurm_job_id: str | None) -> None:
+    """The run that claimed is the one that counts, so its id is the one to look at.
+
+    sbatch may submit twice by itself, and we may have been told of the other copy, or of none yet. Ids that are no
+    plain numbers (a task of an array, a part of a heterogeneous job) cannot be compared, and change nothing.
+    """
+    told, known = slurm_job_id, attempt.slurm_job_id
+    if told == known or not _is_plain(told) or (known is not None and not _is_plain(known)):
+        return
+    attempt.slurm_job_id = told
+    attempt.missing_since = attempt.cancel_sent_at = None
+
+
+def _is_plain(slurm_job_id: str | None) -> bool:
+    return slurm_job_id is not None and slurm_job_id.isascii() and slurm_job_id.isdecimal()
 
 
 def manifest_of(attempt: AttemptRow, store: ObjectStore, policy: JobPolicy) -> Manifest:

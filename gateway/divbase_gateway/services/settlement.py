@@ -133,6 +133,8 @@ def record_sighting(
     if job is None or job.attempt != tracked.number or JobState(job.state).is_end:
         return None
     attempt = next(each for each in job.attempts if each.number == tracked.number)
+    if attempt.slurm_job_id != tracked.ref.job_id:
+        return None  # meanwhile another copy has claimed the attempt; what was seen is not of the run that counts
     if sighting is None:
         return _record_absence(job, attempt, policy, now, answering_since)
     if _is_older_than_the_job_itself(attempt, sighting):
@@ -259,5 +261,5 @@ def record_cancel_sent(session: Session, tracked: Tracked, now: datetime) -> Non
     job = rows.lock_job(session, tracked.job_id)
     if job is not None:
         for attempt in job.attempts:
-            if attempt.number == tracked.number:
+            if attempt.number == tracked.number and attempt.slurm_job_id == tracked.ref.job_id:
                 attempt.cancel_sent_at = now

@@ -87,11 +87,13 @@ def _submission(job: JobRow, attempt: AttemptRow, token: str, policy: JobPolicy)
 
 
 def record_submitted(session: Session, job_id: int, number: int, ref: SlurmRef, now: datetime) -> None:
-    """The scheduler has the job, under this reference."""
+    """The scheduler has the job, under this reference; a run that claimed the attempt already knows its id better."""
     job, attempt = _locked(session, job_id, number)
     if job is None or attempt is None:
         return
-    attempt.cluster, attempt.slurm_job_id, attempt.submitted_at = ref.cluster, ref.job_id, ref.submitted_at
+    attempt.cluster, attempt.submitted_at = ref.cluster, ref.submitted_at
+    if attempt.claimed_at is None or attempt.slurm_job_id is None:
+        attempt.slurm_job_id = ref.job_id
     attempt.looked_for_since = None
     if job.state in (JobState.SUBMITTING, JobState.SUBMIT_UNKNOWN) and job.attempt == number:
         set_state(job, JobState.QUEUED, now)
@@ -101,6 +103,9 @@ def record_refused(session: Session, job_id: int, number: int, words: str, now: 
     """The scheduler said no: the job has failed, in the scheduler's own words."""
     job, attempt = _locked(session, job_id, number)
     if job is None or attempt is None or job.state != JobState.SUBMITTING:
+        return
+    if attempt.claimed_at is not None:  # it runs all the same: its reference is found by its name
+        set_state(job, JobState.SUBMIT_UNKNOWN, now)
         return
     attempt.outcome = Reason.SUBMISSION_REFUSED
     end_job(job, JobState.FAILED, now, Reason.SUBMISSION_REFUSED, words)
@@ -122,6 +127,9 @@ def record_not_sent(session: Session, job_id: int, number: int, now: datetime) -
     """
     job, attempt = _locked(session, job_id, number)
     if job is None or attempt is None or job.state != JobState.SUBMITTING:
+        return
+    if attempt.claimed_at is not None:  # it runs all the same: its reference is found by its name
+        set_state(job, JobState.SUBMIT_UNKNOWN, now)
         return
     _give_up_attempt(job, attempt, now)
     job.attempts.remove(attempt)
@@ -169,16 +177,23 @@ def record_search(
     Args:
         answering_since: when the last unbroken row of successful searches began; the quiet period is not older.
     """
-    if found:
-        record_submitted(session, search.job_id, search.attempt_number, found[0], now)
-        return
     job, attempt = _locked(session, search.job_id, search.attempt_number)
-    if job is None or attempt is None or job.state != JobState.SUBMIT_UNKNOWN:
+    if job is None or attempt is None:
+        return
+    if found:
+        claimed = (ref for ref in found if ref.job_id == attempt.slurm_job_id)
+        record_submitted(session, search.job_id, search.attempt_number, next(claimed, found[0]), now)
+        return
+    if job.state != JobState.SUBMIT_UNKNOWN:
         return
     if attempt.looked_for_since is None:
         attempt.looked_for_since = now
-    if now - max(attempt.looked_for_since, answering_since) >= policy.quiet_period:
+    quiet = now - max(attempt.looked_for_since, answering_since)
+    if attempt.claimed_at is None and quiet >= policy.quiet_period:
         _give_up_attempt(job, attempt, now)
+    elif attempt.claimed_at is not None and quiet >= policy.lost_after:  # it ran, so it must not go out again
+        attempt.outcome = Reason.NOT_SEEN
+        end_job(job, JobState.LOST, now, Reason.NOT_SEEN, words_for(Reason.NOT_SEEN))
 
 
 def _give_up_attempt(job: JobRow, attempt: AttemptRow, now: datetime) -> None:
