@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,12 +22,17 @@ MaybeName = Annotated[
     str | None,
     typer.Argument(help="Name of the project; the current one if left out.", autocompletion=complete_projects),
 ]
-Value = Literal[
-    "account", "partition", "qos", "wckey", "max-cores", "max-memory", "max-time", "max-open-jobs", "core-hours"
-]
-
-_RENAMED = {"max-memory": "max_memory_mb", "max-time": "max_minutes", "core-hours": "core_hours_a_month"}
-_FIELDS: dict[str, str] = {option: _RENAMED.get(option, option.replace("-", "_")) for option in get_args(Value)}
+_FIELDS = {
+    "account": "account",
+    "partition": "partition",
+    "qos": "qos",
+    "wckey": "wckey",
+    "max-cores": "max_cores",
+    "max-memory": "max_memory_mb",
+    "max-time": "max_minutes",
+    "max-open-jobs": "max_open_jobs",
+    "core-hours": "core_hours_a_month",
+}
 """What the options are called on the wire."""
 
 
@@ -62,7 +67,8 @@ def set_(
     max_open_jobs: Annotated[int | None, typer.Option(help="Most query jobs that have not ended.", min=0)] = None,
     core_hours: Annotated[float | None, typer.Option(help="Most core-hours a month.", min=0)] = None,
     clear: Annotated[
-        list[Value] | None, typer.Option(help="Take the project's own value away; repeatable. The site's holds then.")
+        list[str] | None,
+        typer.Option(metavar="OPTION", help=f"Take the project's own value away: {', '.join(_FIELDS)}; repeatable."),
     ] = None,
 ) -> None:
     """Change what a project may charge and use; what is not named stays. Site admins only."""
@@ -81,10 +87,13 @@ def set_(
     _print(session, _change(session, name or session.project, changes, clear or ()))
 
 
-def _change(session: Session, project: str, changes: Mapping[str, object], cleared: Sequence[Value]) -> Allocation:
+def _change(session: Session, project: str, changes: Mapping[str, object], cleared: Sequence[str]) -> Allocation:
     from divbase_client.models import AllocationChange
     from pydantic import ValidationError
 
+    unknown = [option for option in cleared if option not in _FIELDS]
+    if unknown:
+        raise UsageError(f"--clear {unknown[0]}: there is no such value.", hint=f"There are {', '.join(_FIELDS)}.")
     both = [option for option in cleared if option in changes]
     if both:
         raise UsageError(f"--{both[0]} and --clear {both[0]} do not go together.")
