@@ -2,11 +2,12 @@
 
 import pytest
 
-from tests.cluster.containers import cluster, skip_where_impossible
+from tests.cluster.containers import cluster, run_on_one_worker
 from tests.seaweed import bucket_name, seaweed
 
 __all__ = ["bucket_name", "cluster", "seaweed"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    skip_where_impossible(items)
+    run_on_one_worker(items)

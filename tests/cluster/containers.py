@@ -10,15 +10,26 @@ import os
 import shlex
 import subprocess
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "slurm-docker-cluster"
 SCRIPT = FOLDER / "cluster"
+NAME = os.environ.get("CLUSTER", "divbase-cluster")
+"""Of the cluster; its folder in `run/` is called so."""
+
+START_S = 900
+"""Long enough for images to be made on a slow machine."""
+
+_CANNOT = 3
+"""Exit code of `cluster` where no cluster can be had on this machine."""
+
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL")
 
 
@@ -34,6 +45,7 @@ class Cluster:
         port: of the login node's sshd, on loopback.
         key_file, known_hosts, ssh_config: what a client needs; the user is `divbase`.
         project: the name by which compose knows the containers.
+        settings_file: a divbase.toml for a gateway on this machine: SSH, S3 and PostgreSQL of the cluster.
     """
 
     port: int
@@ -41,8 +53,13 @@ class Cluster:
     known_hosts: Path
     ssh_config: Path
     project: str
+    settings_file: Path
     host: str = "127.0.0.1"
     user: str = "divbase"
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """What is in `settings_file`."""
+        return tomllib.loads(self.settings_file.read_text())
 
     def ssh(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run on the login node as the user divbase, whatever comes of it."""
@@ -111,39 +128,38 @@ def _output(answer: subprocess.CompletedProcess[str]) -> str:
 # --- starting and stopping ---------------------------------------------------------------------------------------
 
 
-def why_not() -> str | None:
-    """Why no cluster can be started here, or None."""
-    answer = subprocess.run(["bash", "-c", "command -v docker ssh"], capture_output=True, text=True, check=False)
-    if answer.returncode:
-        return "docker or ssh is not installed"
-    engine = subprocess.run(["docker", "version"], capture_output=True, text=True, check=False, timeout=30)
-    if engine.returncode:
-        return "no Docker Engine answers"
-    return None
+class CannotStart(Exception):
+    """No cluster can be had on this machine as it is; the message says what is missing and how to get it."""
 
 
-def skip_where_impossible(items: Sequence[pytest.Item]) -> None:
-    """Skip every test of the cluster with the same loud words, which pytest then prints once for each file."""
-    ours = [item for item in items if item.get_closest_marker("cluster")]
-    if ours and not _required() and (reason := why_not()) is not None:
-        for item in ours:
-            item.add_marker(pytest.mark.skip(reason=_words(reason)))
-
-
-def _required() -> bool:
-    return os.environ.get("DIVBASE_REQUIRE_CLUSTER") == "1"
-
-
-def _words(reason: str) -> str:
-    return f"CLUSTER TESTS NOT RUN: {reason}; `slurm-docker-cluster/cluster install` as root installs what is missing"
+def run_on_one_worker(items: Sequence[pytest.Item]) -> None:
+    """Tests of the cluster run one after the other, on one worker of pytest-xdist: they disturb what they share."""
+    for item in items:
+        if item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
 def start() -> Cluster:
-    """Bring the cluster up, which takes seconds if it is up already."""
-    answer = subprocess.run([str(SCRIPT), "up"], capture_output=True, text=True, check=False)
+    """Bring the cluster up, which takes seconds if it is up already; one that is being started elsewhere is waited for.
+
+    Raises:
+        CannotStart: it cannot be had on this machine.
+    """
+    try:
+        answer = subprocess.run([str(SCRIPT), "up"], capture_output=True, text=True, check=False, timeout=START_S)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"the cluster did not start within {START_S} s\n{_end_of_log()}", pytrace=False)
+    if answer.returncode == _CANNOT:
+        raise CannotStart(answer.stderr.strip().splitlines()[-1])
     if answer.returncode:
-        pytest.fail(f"the cluster did not start: {answer.stderr[-3000:]}", pytrace=False)
+        pytest.fail(f"the cluster did not start: {answer.stderr[-3000:]}\n{_end_of_log()}", pytrace=False)
     return connect()
+
+
+def _end_of_log() -> str:
+    """Of the start beside the tests, where there was one (`make test`)."""
+    log = FOLDER / "run" / f"{NAME}.log"
+    return f"the end of {log}:\n{log.read_text()[-3000:]}" if log.is_file() else ""
 
 
 def connect() -> Cluster:
@@ -152,14 +168,15 @@ def connect() -> Cluster:
     Raises:
         FileNotFoundError: none is.
     """
-    run = FOLDER / "run"
+    run = FOLDER / "run" / NAME
     settings = dict(line.split(None, 1) for line in (run / "ssh_config").read_text().splitlines())
     project = (run / "project").read_text().strip()
-    return Cluster(int(settings["Port"]), run / "id_ed25519", run / "known_hosts", run / "ssh_config", project)
+    key_file, known_hosts, ssh_config = run / "id_ed25519", run / "known_hosts", run / "ssh_config"
+    return Cluster(int(settings["Port"]), key_file, known_hosts, ssh_config, project, run / "divbase.toml")
 
 
 def is_up() -> bool:
-    return (FOLDER / "run" / "ssh_config").exists()
+    return (FOLDER / "run" / NAME / "ssh_config").exists()
 
 
 @contextmanager
@@ -196,9 +213,16 @@ def _count(file: Path, change: int) -> int:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Cluster]:
-    """A SLURM cluster in containers that all tests share; give jobs names of your own."""
-    if (reason := why_not()) is not None:
-        pytest.fail(_words(reason), pytrace=False)
+    """A SLURM cluster in containers that all tests share; give jobs names of your own.
+
+    Where it cannot be had, its tests are skipped with one line, or fail if DIVBASE_REQUIRE_CLUSTER=1.
+    """
     folder = tmp_path_factory.getbasetemp()
-    with shared_cluster(folder if worker_id == "master" else folder.parent) as shared:
-        yield shared
+    try:
+        with shared_cluster(folder if worker_id == "master" else folder.parent) as shared:
+            yield shared
+    except CannotStart as reason:
+        words = f"CLUSTER TESTS NOT RUN: {reason}"
+        if os.environ.get("DIVBASE_REQUIRE_CLUSTER") == "1":
+            pytest.fail(words, pytrace=False)
+        pytest.skip(words)
