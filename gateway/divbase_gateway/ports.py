@@ -218,7 +218,17 @@ class ObjectStore(Protocol):
         """Bytes [start, start + length) of one version, fewer only where the object ends before."""
         ...
 
-    def write(self, bucket: str, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> ObjectInfo: ...
+    def write(
+        self,
+        bucket: str,
+        key: str,
+        body: bytes,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        """A new version; with `if_absent`, Conflict where there is an object already (one of several writers wins)."""
+        ...
 
     def list_objects(self, bucket: str, prefix: str = "") -> Iterator[ObjectInfo]:
         """Current versions in key order; listing pages are followed. `metadata` is empty."""
@@ -240,12 +250,12 @@ class ObjectStore(Protocol):
         self,
         bucket: str,
         key: str,
-        version_id: str,
+        version_id: str | None,
         audience: Audience,
         expires: timedelta,
         filename: str | None = None,
     ) -> PresignedRequest:
-        """For one pinned version; `filename` becomes the Content-Disposition."""
+        """For one pinned version, or whatever is current (None); `filename` becomes the Content-Disposition."""
         ...
 
     def presign_put(
@@ -254,10 +264,18 @@ class ObjectStore(Protocol):
         key: str,
         audience: Audience,
         expires: timedelta,
-        content_md5: str,
+        content_md5: str | None,
         metadata: Mapping[str, str],
+        *,
+        if_absent: bool = False,
     ) -> PresignedRequest:
-        """For one whole object whose base64 MD5 is signed: the store refuses any other bytes."""
+        """For one whole object.
+
+        Args:
+            content_md5: base64; the store refuses any other bytes. None: any bytes, and the bearer may still send a
+                Content-MD5 of its own for the store to check.
+            if_absent: the store answers 412 where there is an object already: of several bearers one wins.
+        """
         ...
 
     def start_multipart(self, bucket: str, key: str, metadata: Mapping[str, str]) -> str:
@@ -272,7 +290,7 @@ class ObjectStore(Protocol):
         number: int,
         audience: Audience,
         expires: timedelta,
-        content_md5: str,
+        content_md5: str | None,
     ) -> PresignedRequest: ...
 
     def list_parts(self, bucket: str, key: str, upload_id: str) -> list[Part]: ...

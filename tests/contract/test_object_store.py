@@ -369,6 +369,71 @@ def test_a_presigned_request_is_signed_for_its_audience(seaweed: S3Endpoint) -> 
     assert "eu-north-1" in urls[Audience.NODE]
 
 
+def test_only_the_first_conditional_put_is_taken(world: World, bucket: str) -> None:
+    """Of those who hold one conditional request the first wins; the others change nothing."""
+    request = world.store.presign_put(bucket, "results/k/.claim-1", Audience.NODE, HOUR, None, {}, if_absent=True)
+    assert world.send(request, b"first").status == 200
+    assert world.send(request, b"second").status == 412
+    assert world.store.read(bucket, "results/k/.claim-1", None, 0, 100) == b"first"
+
+
+def test_one_of_many_conditional_puts_at_once_is_taken(world: World, bucket: str) -> None:
+    """Guards: the store decides, not the time between looking and writing."""
+    request = world.store.presign_put(bucket, "claim", Audience.NODE, HOUR, None, {}, if_absent=True)
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda number: world.send(request, b"%d" % number).status, range(8)))
+    assert sorted(statuses) == [200] + [412] * 7
+
+
+def test_the_condition_is_part_of_the_signature(world: World, bucket: str) -> None:
+    """A bearer cannot overwrite by leaving the condition out."""
+    request = world.store.presign_put(bucket, "claim", Audience.NODE, HOUR, None, {}, if_absent=True)
+    assert world.send(request, b"x", if_none_match="").status == 403
+
+
+def test_a_conditional_write_finds_what_is_there(world: World, bucket: str) -> None:
+    """The gateway's own conditional write is refused where a bearer was faster, and made where nobody was."""
+    request = world.store.presign_put(bucket, "claim", Audience.NODE, HOUR, None, {}, if_absent=True)
+    assert world.send(request, b"node").status == 200
+    with pytest.raises(Conflict):
+        world.store.write(bucket, "claim", b"gateway", if_absent=True)
+    world.store.write(bucket, "other", b"gateway", if_absent=True)
+    assert world.store.read(bucket, "other", None, 0, 100) == b"gateway"
+
+
+def test_an_unsigned_md5_is_checked_all_the_same(world: World, bucket: str) -> None:
+    """Where the bytes are not known at signing, their bearer states their MD5, and the store holds it to that."""
+    request = world.store.presign_put(bucket, "k", Audience.NODE, HOUR, None, {})
+    assert world.send(request, b"jello", content_md5=_md5(b"hello")).status == 400
+    assert world.send(request, b"hello", content_md5=_md5(b"hello")).status == 200
+    upload = world.store.start_multipart(bucket, "k", {})
+    part = world.store.presign_part(bucket, "k", upload, 1, Audience.NODE, HOUR, None)
+    assert world.send(part, b"jello", content_md5=_md5(b"hello")).status == 400
+    assert world.send(part, b"hello", content_md5=_md5(b"hello")).status == 200
+    assert world.store.complete_multipart(bucket, "k", upload, [_part(1, b"hello")]).size == 5
+
+
+def test_a_get_without_a_version_reads_what_is_current(world: World, bucket: str) -> None:
+    """What is written after the signing can be read with it."""
+    request = world.store.presign_get(bucket, "k", None, Audience.NODE, HOUR)
+    assert world.send(request).status == 404
+    world.store.write(bucket, "k", b"one")
+    world.store.write(bucket, "k", b"two")
+    assert world.send(request).body == b"two"
+
+
+def test_an_expired_request_says_so(world: World, bucket: str) -> None:
+    """The bearer can tell it from a refused signature, for reading and for writing."""
+    requests = [
+        world.store.presign_get(bucket, "k", None, Audience.NODE, timedelta(seconds=1)),
+        world.store.presign_put(bucket, "k", Audience.NODE, timedelta(seconds=1), None, {}, if_absent=True),
+    ]
+    world.wait(2.1)
+    for request in requests:
+        answer = world.send(request, b"x" if request.method == "PUT" else b"")
+        assert (answer.status, b"expired" in answer.body.lower()) == (403, True), answer.body
+
+
 # --- multipart uploads ---------------------------------------------------------------------------------------------
 
 

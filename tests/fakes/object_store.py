@@ -88,8 +88,18 @@ class FakeObjectStore:
         self._called("read")
         return self._find(bucket, key, version_id).body[start : start + max(length, 0)]
 
-    def write(self, bucket: str, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> ObjectInfo:
+    def write(
+        self,
+        bucket: str,
+        key: str,
+        body: bytes,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
         self._called("write")
+        if if_absent and self._has(bucket, key):
+            raise Conflict(f"There is a {key!r} in {bucket!r} already.")
         info = self._store(bucket, key, body, etag_of_object(md5_of(body)), metadata or {})
         self._answered("write")
         return info
@@ -135,7 +145,7 @@ class FakeObjectStore:
         self,
         bucket: str,
         key: str,
-        version_id: str,
+        version_id: str | None,
         audience: Audience,
         expires: timedelta,
         filename: str | None = None,
@@ -144,7 +154,7 @@ class FakeObjectStore:
 
         def serve(headers: Mapping[str, str], body: bytes) -> Answer:
             stored = self._find(bucket, key, version_id)
-            extra = {"etag": f'"{stored.info.etag}"', "x-amz-version-id": version_id}
+            extra = {"etag": f'"{stored.info.etag}"', "x-amz-version-id": stored.info.version_id}
             if filename is not None:
                 extra["content-disposition"] = f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
             return _ranged(stored.body, headers.get("range"), extra)
@@ -157,17 +167,23 @@ class FakeObjectStore:
         key: str,
         audience: Audience,
         expires: timedelta,
-        content_md5: str,
+        content_md5: str | None,
         metadata: Mapping[str, str],
+        *,
+        if_absent: bool = False,
     ) -> PresignedRequest:
         self._called("presign_put")
 
         def serve(headers: Mapping[str, str], body: bytes) -> Answer:
+            if if_absent and self._has(bucket, key):
+                return Answer(412, body=b"PreconditionFailed")
             info = self._store(bucket, key, body, etag_of_object(md5_of(body)), metadata)
             return Answer(200, {"etag": f'"{info.etag}"', "x-amz-version-id": info.version_id})
 
-        headers = {f"x-amz-meta-{name.lower()}": value for name, value in metadata.items()}
-        return self._grant("PUT", bucket, key, audience, expires, {"Content-MD5": content_md5, **headers}, serve)
+        headers = _md5_header(content_md5) | {f"x-amz-meta-{name.lower()}": value for name, value in metadata.items()}
+        if if_absent:
+            headers["If-None-Match"] = "*"
+        return self._grant("PUT", bucket, key, audience, expires, headers, serve)
 
     def presign_part(
         self,
@@ -177,7 +193,7 @@ class FakeObjectStore:
         number: int,
         audience: Audience,
         expires: timedelta,
-        content_md5: str,
+        content_md5: str | None,
     ) -> PresignedRequest:
         self._called("presign_part")
 
@@ -185,7 +201,7 @@ class FakeObjectStore:
             self._upload(bucket, key, upload_id).parts[number] = body
             return Answer(200, {"etag": f'"{etag_of_object(md5_of(body))}"'})
 
-        return self._grant("PUT", bucket, key, audience, expires, {"Content-MD5": content_md5}, serve)
+        return self._grant("PUT", bucket, key, audience, expires, _md5_header(content_md5), serve)
 
     def send(self, request: PresignedRequest, headers: Mapping[str, str], body: bytes = b"") -> Answer:
         """Make a presigned request as its bearer would, over the network that `away` cuts."""
@@ -263,6 +279,10 @@ class FakeObjectStore:
             raise NotFound(f"There is no bucket {bucket!r}.")
         return self._buckets[bucket]
 
+    def _has(self, bucket: str, key: str) -> bool:
+        stored = self._bucket(bucket).versions.get(key, [])
+        return bool(stored) and not stored[-1].deleted
+
     def _find(self, bucket: str, key: str, version_id: str | None) -> _Stored:
         stored = self._bucket(bucket).versions.get(key, [])
         asked = stored[-1:] if version_id is None else [v for v in stored if v.info.version_id == version_id]
@@ -305,6 +325,10 @@ class FakeObjectStore:
 
     def _new_id(self) -> str:
         return f"{next(self._serial):032x}"
+
+
+def _md5_header(content_md5: str | None) -> dict[str, str]:
+    return {} if content_md5 is None else {"Content-MD5": content_md5}
 
 
 def _sends_all(sent: Mapping[str, str], signed: Mapping[str, str]) -> bool:

@@ -1,7 +1,7 @@
 """The object store port on any S3 server, through boto3. It knows buckets, keys and versions, not projects or files.
 
 Presigned URLs are never logged: who has one needs nothing else. They carry the name by which their reader sees the
-store, so there is one signing client per audience.
+store, so there is one signer per audience.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from urllib3.exceptions import HTTPError
 
 from divbase_gateway.domain.checksums import content_md5, etag_of_parts, md5_of, md5_of_etag
@@ -24,6 +24,7 @@ from divbase_gateway.domain.errors import Conflict, NotFound, StoreUnavailable
 from divbase_gateway.ports import Audience, ObjectInfo, ObjectVersion, Part, PresignedRequest
 from divbase_gateway.s3 import listing
 from divbase_gateway.s3.errors import code_of, translate
+from divbase_gateway.s3.signing import Credentials, Signer
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -81,8 +82,8 @@ class S3Store:
         self._client = self._client_for(endpoint)
         listing.keep_version_order(self._client)
         self._signers = {
-            Audience.LAPTOP: self._client_for(public_endpoint or endpoint),
-            Audience.NODE: self._client_for(node_endpoint or endpoint),
+            Audience.LAPTOP: Signer(public_endpoint or endpoint, region),
+            Audience.NODE: Signer(node_endpoint or endpoint, region),
         }
 
     # --- buckets and objects -------------------------------------------------------------------------------------
@@ -135,7 +136,16 @@ class S3Store:
             )
         return body
 
-    def write(self, bucket: str, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> ObjectInfo:
+    def write(
+        self,
+        bucket: str,
+        key: str,
+        body: bytes,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
         with self._asking(f"writing {_named(bucket, key)}"):
             answer = self._client.put_object(
                 Bucket=bucket,
@@ -144,6 +154,7 @@ class S3Store:
                 ContentMD5=content_md5(md5_of(body)),
                 ContentType=_CONTENT_TYPE,
                 Metadata=metadata or {},
+                **condition,
             )
         return self.head(bucket, key, answer.get("VersionId"))
 
@@ -175,15 +186,15 @@ class S3Store:
         self,
         bucket: str,
         key: str,
-        version_id: str,
+        version_id: str | None,
         audience: Audience,
         expires: timedelta,
         filename: str | None = None,
     ) -> PresignedRequest:
-        params: dict[str, object] = {"Bucket": bucket, "Key": key, "VersionId": version_id}
+        query = {} if version_id is None else {"versionId": version_id}
         if filename is not None:
-            params["ResponseContentDisposition"] = _attachment(filename)
-        return self._presign("get_object", params, audience, expires, {})
+            query["response-content-disposition"] = _attachment(filename)
+        return self._presign("GET", bucket, key, query, audience, expires, {})
 
     def presign_put(
         self,
@@ -191,19 +202,18 @@ class S3Store:
         key: str,
         audience: Audience,
         expires: timedelta,
-        content_md5: str,
+        content_md5: str | None,
         metadata: Mapping[str, str],
+        *,
+        if_absent: bool = False,
     ) -> PresignedRequest:
-        headers = {"Content-MD5": content_md5, "Content-Type": _CONTENT_TYPE}
+        headers = {"Content-Type": _CONTENT_TYPE}
         headers |= {f"x-amz-meta-{name.lower()}": value for name, value in metadata.items()}
-        params: dict[str, object] = {
-            "Bucket": bucket,
-            "Key": key,
-            "ContentMD5": content_md5,
-            "ContentType": _CONTENT_TYPE,
-            "Metadata": {name.lower(): value for name, value in metadata.items()},
-        }
-        return self._presign("put_object", params, audience, expires, headers)
+        if content_md5 is not None:
+            headers["Content-MD5"] = content_md5
+        if if_absent:
+            headers["If-None-Match"] = "*"
+        return self._presign("PUT", bucket, key, {}, audience, expires, headers)
 
     def presign_part(
         self,
@@ -213,16 +223,11 @@ class S3Store:
         number: int,
         audience: Audience,
         expires: timedelta,
-        content_md5: str,
+        content_md5: str | None,
     ) -> PresignedRequest:
-        params: dict[str, object] = {
-            "Bucket": bucket,
-            "Key": key,
-            "UploadId": upload_id,
-            "PartNumber": number,
-            "ContentMD5": content_md5,
-        }
-        return self._presign("upload_part", params, audience, expires, {"Content-MD5": content_md5})
+        query = {"partNumber": str(number), "uploadId": upload_id}
+        headers = {} if content_md5 is None else {"Content-MD5": content_md5}
+        return self._presign("PUT", bucket, key, query, audience, expires, headers)
 
     # --- multipart uploads ---------------------------------------------------------------------------------------
 
@@ -342,20 +347,30 @@ class S3Store:
 
     def _presign(
         self,
-        operation: Literal["get_object", "put_object", "upload_part"],
-        params: dict[str, object],
+        method: Literal["GET", "PUT"],
+        bucket: str,
+        key: str,
+        query: Mapping[str, str],
         audience: Audience,
         expires: timedelta,
         headers: Mapping[str, str],
     ) -> PresignedRequest:
         if not timedelta(0) < expires <= MAX_EXPIRY:
             raise ValueError(f"a presigned URL lives up to 7 days, not {expires}")
-        seconds = math.ceil(expires.total_seconds())
-        expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
-        with self._asking(f"signing a request for {_named(str(params['Bucket']), str(params['Key']))}"):
-            url = self._signers[audience].generate_presigned_url(operation, Params=params, ExpiresIn=seconds)
-        method = "GET" if operation == "get_object" else "PUT"
-        return PresignedRequest(method, url, dict(headers), expires_at)
+        seconds, now = math.ceil(expires.total_seconds()), datetime.now(UTC)
+        with self._asking(f"signing a request for {_named(bucket, key)}"):
+            credentials = self._credentials()
+        path = f"{bucket}/{key}"
+        url = self._signers[audience].sign(credentials, method, path, query, headers, now, seconds)
+        return PresignedRequest(method, url, dict(headers), now + timedelta(seconds=seconds))
+
+    def _credentials(self) -> Credentials:
+        """Those of this moment: a role's are replaced every few hours."""
+        found = self._session.get_credentials()
+        if found is None:
+            raise NoCredentialsError
+        current = found.get_frozen_credentials()
+        return Credentials(current.access_key, current.secret_key, current.token)
 
 
 def _named(bucket: str, key: str, version_id: str | None = None) -> str:
