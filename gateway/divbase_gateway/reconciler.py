@@ -26,7 +26,7 @@ from divbase_gateway.domain.errors import (
 )
 from divbase_gateway.domain.jobs import Phase, phase_of
 from divbase_gateway.ports import Clock, ObjectStore, Observation, Scheduler
-from divbase_gateway.services import aftermath, leases, settlement, submission
+from divbase_gateway.services import aftermath, drain, leases, settlement, submission, waiting
 from divbase_gateway.services.policy import JobPolicy
 
 log = structlog.get_logger()
@@ -162,7 +162,8 @@ class Reconciler:
 
     def _submit_accepted(self) -> None:
         with self._database.read() as session:
-            waiting = job_rows.next_to_submit(session, _SUBMISSIONS_A_TICK)
+            held_back = drain.current(session) is not None
+            waiting = [] if held_back else job_rows.next_to_submit(session, _SUBMISSIONS_A_TICK)
         for job_id in waiting:
             if self._stopping.is_set() or not self._submit(job_id):
                 return
@@ -280,11 +281,14 @@ class Reconciler:
         self._looking_since = looking_since = self._looking_since or now
         with self._database.write() as session:
             job_rows.mark_seen(session, [each.job_id for each in tracked if each.ref in observation.seen], now)
+            settled = waiting.record_waiting(session, tracked, observation, now)
         if observation.unjudged:
             self._looking_since = None  # a look that did not see everything ends the row
         for each in tracked:
+            if each.job_id in settled or each.ref in observation.unjudged:
+                continue
             sighting = observation.seen.get(each.ref)
-            if each.ref in observation.unjudged or (sighting and not settlement.is_news(each, sighting)):
+            if not settlement.is_news(each, sighting, self._policy, now, looking_since):
                 continue
             with _alone(each), self._database.write() as session:
                 ended = settlement.record_sighting(

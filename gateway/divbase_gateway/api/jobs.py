@@ -15,9 +15,10 @@ from divbase_gateway.api.presigned import presigned_of
 from divbase_gateway.api.queries import plan_of, request_of
 from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.db.session import after_commit
+from divbase_gateway.domain.drain import Drain
 from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.domain.waiting import waiting_words
-from divbase_gateway.services import jobs, queries, results
+from divbase_gateway.services import drain, jobs, queries, results
 from divbase_gateway.services.plans import query_plan_of
 
 router = APIRouter(tags=["jobs"])
@@ -36,7 +37,8 @@ def run_query(body: models.Query, caller: Querier, gateway: TheGateway, once: On
 
         def create() -> models.JobDetail:
             query = body.model_dump(mode="json")
-            return detail_of(jobs.accept_query_job(session, project, user, query, plan, gateway.policy, once.now))
+            job = jobs.accept_query_job(session, project, user, query, plan, gateway.policy, once.now)
+            return detail_of(job, drain.holding(session, [job]))
 
         answer = idempotently(once, session, caller, body, create)
     gateway.wake()
@@ -62,13 +64,15 @@ def list_jobs(
         user_id=caller.user.id if mine else None,
         kind=kind,
     )
-    return paging.page(found, job_of, lambda job: job.id)
+    held_back = drain.holding(session, found)
+    return paging.page(found, lambda job: job_of(job, held_back), lambda job: job.id)
 
 
 @router.get("/projects/{project}/jobs/{job}")
 def show_job(job: str, caller: Reader, session: ReadSession) -> models.JobDetail:
     """One job with its plan, attempts and results."""
-    return detail_of(jobs.get_job(session, caller.project, job))
+    found = jobs.get_job(session, caller.project, job)
+    return detail_of(found, drain.holding(session, [found]))
 
 
 @router.post("/projects/{project}/jobs/{job}/cancel")
@@ -87,7 +91,7 @@ def rerun_job(
 
     def create() -> models.JobDetail:
         again = jobs.rerun(session, caller.project, job, caller.user, caller.role, gateway.policy, once.now)
-        return detail_of(again)
+        return detail_of(again, drain.holding(session, [again]))
 
     answer = idempotently(once, session, caller, body, create)
     after_commit(session, gateway.wake)
@@ -123,15 +127,16 @@ def job_result(job: str, caller: Reader, session: ReadSession, gateway: TheGatew
     )
 
 
-def job_of(job: JobRow) -> models.Job:
-    """The wire form of a job; project, user and attempts have to be loaded."""
-    return models.Job(**_fields(job))
+def job_of(job: JobRow, held_back: Drain | None = None) -> models.Job:
+    """The wire form of a job; project, user and attempts have to be loaded. `held_back` is what an accepted one
+    waits for."""
+    return models.Job(**_fields(job, held_back))
 
 
-def detail_of(job: JobRow) -> models.JobDetail:
+def detail_of(job: JobRow, held_back: Drain | None = None) -> models.JobDetail:
     """The wire form with plan, attempts and results."""
     return models.JobDetail(
-        **_fields(job),
+        **_fields(job, held_back),
         query=None if job.query is None else models.Query.model_validate(job.query),
         plan=None if job.kind == "index" else plan_of(query_plan_of(job)),
         attempts=[models.Attempt.model_validate(attempt) for attempt in job.attempts],
@@ -139,8 +144,11 @@ def detail_of(job: JobRow) -> models.JobDetail:
     )
 
 
-def _fields(job: JobRow) -> dict[str, object]:
+def _fields(job: JobRow, held_back: Drain | None) -> dict[str, object]:
     attempt = _current(job)
+    waiting = waiting_words(JobState(job.state), attempt.slurm_reason if attempt else None)
+    if held_back is not None and job.state == JobState.ACCEPTED:
+        waiting = held_back.words
     progress = None
     if job.progress_stage is not None:
         progress = models.Progress(stage=job.progress_stage, done=job.progress_done, total=job.progress_total)
@@ -162,7 +170,7 @@ def _fields(job: JobRow) -> dict[str, object]:
         "slurm_job_id": attempt.slurm_job_id if attempt else None,
         "slurm_state": attempt.slurm_state if attempt else None,
         "slurm_reason": attempt.slurm_reason if attempt else None,
-        "waiting": waiting_words(JobState(job.state), attempt.slurm_reason if attempt else None),
+        "waiting": waiting,
         "expected_start": attempt.expected_start if attempt else None,
         "queue_place": attempt.queue_place if attempt else None,
         "queue_length": attempt.queue_length if attempt else None,

@@ -8,20 +8,25 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from divbase_gateway.db.session import Database
-from divbase_gateway.domain.errors import DivBaseError
+from divbase_gateway.domain.errors import DatabaseUnavailable, DivBaseError
 from divbase_gateway.ports import Clock, ObjectStore, Scheduler
+from divbase_gateway.services import drain
 
 CACHED_FOR = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was pinged: its own words, or what is wrong and what to do about it."""
+    """One thing that was pinged: its own words, or what is wrong and what to do about it.
+
+    `notable`: nothing is wrong, but whoever watches should read the words.
+    """
 
     name: str
     ok: bool
     words: str
     hint: str | None = None
+    notable: bool = False
 
 
 def check(name: str, ping: Callable[[], str]) -> Check:
@@ -37,9 +42,19 @@ def check_all(database: Database, store: ObjectStore, scheduler: Scheduler) -> l
     return [check("database", database.ping), check("store", store.ping), check("scheduler", scheduler.ping)]
 
 
+def check_drain(database: Database) -> list[Check]:
+    """A line where submission is held back, which is no fault; none otherwise, or while the database is away."""
+    try:
+        with database.read() as session:
+            held_back = drain.current(session)
+    except DatabaseUnavailable:
+        return []
+    return [] if held_back is None else [Check("submission", True, held_back.words, notable=True)]
+
+
 @dataclass
 class Readiness:
-    """The last answer of `check_all`, good for five seconds: many who ask do not become many pings."""
+    """What was found the last time, good for five seconds: many who ask do not become many pings."""
 
     database: Database
     store: ObjectStore
@@ -54,6 +69,6 @@ class Readiness:
         with self._lock:
             now = self.clock.now()
             if self._checked_at is None or now - self._checked_at >= CACHED_FOR:
-                self._checks = check_all(self.database, self.store, self.scheduler)
+                self._checks = check_all(self.database, self.store, self.scheduler) + check_drain(self.database)
                 self._checked_at = now
             return self._checks

@@ -21,6 +21,7 @@ from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.domain.ids import new_id
 from divbase_gateway.domain.jobs import JobState, Reason, words_for
 from divbase_gateway.ports import SlurmRef, Submission
+from divbase_gateway.services import drain
 from divbase_gateway.services.jobs import end_job, reopen_job, set_state
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.services.scripts import script_for
@@ -49,9 +50,12 @@ class Search:
 
 
 def open_attempt(session: Session, job_id: int, policy: JobPolicy, now: datetime) -> Ticket | None:
-    """Commit-ready: a new attempt with a name and a token, and the job SUBMITTING. None if the job moved on."""
+    """Commit-ready: a new attempt with a name and a token, and the job SUBMITTING.
+
+    None if the job moved on, or submission is held back.
+    """
     job = rows.lock_job(session, job_id)
-    if job is None or job.state != JobState.ACCEPTED:
+    if job is None or job.state != JobState.ACCEPTED or drain.current(session) is not None:
         return None
     token = secrets.token_urlsafe(32)
     number = max((attempt.number for attempt in job.attempts), default=0) + 1
