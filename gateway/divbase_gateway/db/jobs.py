@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any, NamedTuple
 
-from sqlalchemy import Select, TextClause, func, select, text, update
+from sqlalchemy import ColumnElement, Select, TextClause, bindparam, func, select, text, update
 from sqlalchemy.orm import Session, contains_eager, defer, joinedload, load_only, selectinload
 
-from divbase_gateway.db.models import AttemptRow, FileVersionRow, JobRow
+from divbase_gateway.db.models import AttemptRow, FileVersionRow, JobRow, ProjectRow
 from divbase_gateway.domain.files import FileState
 from divbase_gateway.domain.jobs import ENDS, JobState
 
@@ -115,21 +116,99 @@ def jobs_in_state(session: Session, *states: JobState) -> list[JobRow]:
     )
 
 
-def attempts_at_scheduler(session: Session) -> list[AttemptRow]:
-    """The current attempt of every job that the scheduler has, with its job and project."""
+class AtScheduler(NamedTuple):
+    """What a look at the scheduler needs of an attempt and its job: the columns, because whole rows of ten thousand
+    jobs, with plans and all, take seconds to read."""
+
+    attempt_id: int
+    job_id: int
+    number: int
+    cluster: str
+    slurm_job_id: str
+    slurm_name: str
+    submitted_at: datetime
+    state: str
+    bucket: str
+    cancel_wanted: bool
+    cancel_sent: bool
+    is_claimed: bool
+    slurm_state: str | None
+    slurm_reason: str | None
+    restarts: int
+    missing_since: datetime | None
+    stuck: str | None
+    partition: str | None
+    expected_start: datetime | None
+    queue_place: int | None
+    queue_length: int | None
+
+
+_AT_SCHEDULER = (
+    AttemptRow.id,
+    JobRow.id,
+    AttemptRow.number,
+    AttemptRow.cluster,
+    AttemptRow.slurm_job_id,
+    AttemptRow.slurm_name,
+    AttemptRow.submitted_at,
+    JobRow.state,
+    ProjectRow.bucket,
+    JobRow.cancel_requested_at.is_not(None),
+    AttemptRow.cancel_sent_at.is_not(None),
+    AttemptRow.claimed_at.is_not(None),
+    AttemptRow.slurm_state,
+    AttemptRow.slurm_reason,
+    AttemptRow.restarts,
+    AttemptRow.missing_since,
+    JobRow.stuck,
+    AttemptRow.partition,
+    AttemptRow.expected_start,
+    AttemptRow.queue_place,
+    AttemptRow.queue_length,
+)
+
+
+def attempts_at_scheduler(session: Session) -> list[AtScheduler]:
+    """The current attempt of every job that the scheduler has."""
+    found = session.execute(
+        select(*_AT_SCHEDULER)
+        .join(AttemptRow.job)
+        .join(JobRow.project)
+        .where(*_is_at_scheduler(), AttemptRow.submitted_at.is_not(None), AttemptRow.cluster.is_not(None))
+        .order_by(AttemptRow.id)
+    )
+    return [AtScheduler._make(row) for row in found]
+
+
+def _is_at_scheduler() -> tuple[ColumnElement[bool] | TextClause, ...]:
+    return (
+        is_open(),
+        JobRow.state.in_(_AT_THE_SCHEDULER),
+        AttemptRow.number == JobRow.attempt,
+        AttemptRow.slurm_job_id.is_not(None),
+    )
+
+
+def reported_attempts(session: Session) -> list[AttemptRow]:
+    """Those of `attempts_at_scheduler` that have reported their end, with their jobs: they are few at any time."""
     return list(
         session.scalars(
             select(AttemptRow)
             .join(AttemptRow.job)
-            .join(JobRow.project)
-            .where(
-                is_open(),
-                JobRow.state.in_(_AT_THE_SCHEDULER),
-                AttemptRow.number == JobRow.attempt,
-                AttemptRow.slurm_job_id.is_not(None),
-            )
-            .options(contains_eager(AttemptRow.job).contains_eager(JobRow.project))
-            .order_by(AttemptRow.id)
+            .where(*_is_at_scheduler(), AttemptRow.reported_at.is_not(None))
+            .options(contains_eager(AttemptRow.job))
+        )
+    )
+
+
+def jobs_unheard_of(session: Session, since: datetime) -> list[int]:
+    """Ids of jobs that the scheduler has, that have started and that nobody has heard of since."""
+    return list(
+        session.scalars(
+            select(JobRow.id)
+            .join(JobRow.attempts)
+            .where(*_is_at_scheduler(), JobRow.started_at.is_not(None), JobRow.observed_at < since)
+            .order_by(JobRow.id)
         )
     )
 
@@ -179,6 +258,28 @@ def mark_seen(session: Session, job_ids: Sequence[int], at: datetime) -> None:
     """Note that these jobs were seen in a look at the scheduler: one statement, however many."""
     for start in range(0, len(job_ids), 10_000):
         session.execute(update(JobRow).where(JobRow.id.in_(job_ids[start : start + 10_000])).values(observed_at=at))
+
+
+def write_waiting(session: Session, attempts: Sequence[dict[str, Any]], stuck: Sequence[dict[str, Any]]) -> None:
+    """Write what was seen of attempts that wait, and the marks of jobs: a statement each, however many.
+
+    Args:
+        attempts: `attempt` is the row's id, the rest are columns, the same in each. One that was claimed or is over in
+            the meantime stays as it is.
+        stuck: `job`, the row's id, and `words`.
+    """
+    connection = session.connection()
+    if attempts:
+        columns = [name for name in attempts[0] if name != "attempt"]
+        update_attempts = (
+            update(AttemptRow)
+            .where(AttemptRow.id == bindparam("attempt"), AttemptRow.claimed_at.is_(None), AttemptRow.outcome.is_(None))
+            .values({name: bindparam(name) for name in columns})
+        )
+        connection.execute(update_attempts, attempts)
+    if stuck:
+        update_jobs = update(JobRow).where(JobRow.id == bindparam("job"), JobRow.state == JobState.QUEUED)
+        connection.execute(update_jobs.values(stuck=bindparam("words")), stuck)
 
 
 def find_attempt(session: Session, job: str, number: int) -> AttemptRow | None:

@@ -7,7 +7,10 @@ Source: "Job Reason Codes" in SLURM's documentation, and the free text that slur
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
 
 from divbase_gateway.domain.jobs import JobState
 
@@ -172,6 +175,30 @@ def stuck_words(slurm_reason: str) -> str | None:
     return known.words if known is not None and known.for_good else None
 
 
+@dataclass(frozen=True)
+class Queued:
+    """A job that waits, by its number with us. `priority` None, where the scheduler has none, comes last."""
+
+    number: int
+    partition: str | None
+    priority: int | None
+    submitted_at: datetime
+
+
+def queue_places(queued: Iterable[Queued]) -> dict[int, tuple[int, int]]:
+    """By the job's number its place, from 1, and the length of the queue: of these jobs in the same partition, those
+    of higher priority first, then those that were submitted earlier."""
+    queues: dict[str | None, list[tuple[int, datetime, int]]] = {}
+    for job in queued:
+        queues.setdefault(job.partition, []).append((-(job.priority or 0), job.submitted_at, job.number))
+    return {
+        number: (place, len(queue))
+        for queue in queues.values()
+        for place, (_, _, number) in enumerate(sorted(queue), start=1)
+    }
+
+
+@lru_cache(maxsize=1024)  # every look asks it of every job that waits
 def _wait_for(slurm_reason: str) -> _Wait | None:
     # Newer releases write free text with _ for every blank, so that it is one word.
     reason = slurm_reason.strip()

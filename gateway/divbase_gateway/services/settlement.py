@@ -30,6 +30,8 @@ from divbase_gateway.services.attempts import output_key
 from divbase_gateway.services.jobs import end_job, reopen_job, set_state
 from divbase_gateway.services.policy import JobPolicy
 
+_OVER = (Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED)
+
 _START_GRACE = timedelta(minutes=30)
 """How long after its time limit a running job that nobody hears of is given up."""
 
@@ -38,8 +40,8 @@ _START_GRACE = timedelta(minutes=30)
 class Tracked:
     """An attempt that the scheduler has, as it was when we asked.
 
-    `reported` holds the outputs that its report names, or None while there is no report; `known` is what the row says
-    of the scheduler's state, reason and restart count, `missing` that the last look did not find it.
+    `reported` holds the outputs that its report names, or None while there is no report; `row` is what the database
+    says of it and its job.
     """
 
     job_id: int
@@ -48,34 +50,42 @@ class Tracked:
     project_bucket: str
     cancel_wanted: bool
     cancel_sent: bool
-    known: tuple[str | None, str | None, int]
-    missing: bool
     reported: list[dict[str, Any]] | None
+    row: rows.AtScheduler
 
 
 def tracked_attempts(session: Session) -> list[Tracked]:
-    """Every attempt that the scheduler has and that is not settled."""
+    """Every attempt that the scheduler has and that is not settled: two queries, whatever their number."""
+    found = rows.attempts_at_scheduler(session)
+    reported = {each.id: _reported_outputs(each, each.job) for each in rows.reported_attempts(session)}
     return [
         Tracked(
-            job_id=attempt.job_id,
-            number=attempt.number,
-            ref=ref_of(attempt),
-            project_bucket=attempt.job.project.bucket,
-            cancel_wanted=attempt.job.cancel_requested_at is not None,
-            cancel_sent=attempt.cancel_sent_at is not None,
-            known=(attempt.slurm_state, attempt.slurm_reason, attempt.restarts),
-            missing=attempt.missing_since is not None,
-            reported=None if attempt.report is None else _reported_outputs(attempt, attempt.job),
+            job_id=row.job_id,
+            number=row.number,
+            ref=SlurmRef(row.cluster, row.slurm_job_id, row.slurm_name, row.submitted_at),
+            project_bucket=row.bucket,
+            cancel_wanted=row.cancel_wanted,
+            cancel_sent=row.cancel_sent,
+            reported=reported.get(row.attempt_id),
+            row=row,
         )
-        for attempt in rows.attempts_at_scheduler(session)
+        for row in found
     ]
 
 
-def is_news(tracked: Tracked, sighting: Sighting) -> bool:
-    """Whether a sighting says anything that the row does not: most looks at most jobs do not."""
-    ended = phase_of(sighting.state) in (Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED)
-    changed = (sighting.state, sighting.reason or None, sighting.restarts) != tracked.known
-    return ended or changed or tracked.missing
+def is_news(
+    tracked: Tracked, sighting: Sighting | None, policy: JobPolicy, now: datetime, answering_since: datetime
+) -> bool:
+    """Whether a look says anything of this attempt that the row does not: most looks at most jobs do not.
+
+    Args: as of `record_sighting`.
+    """
+    row = tracked.row
+    if sighting is None:
+        return row.missing_since is None or now - max(row.missing_since, answering_since) >= policy.lost_after
+    known = (row.slurm_state, row.slurm_reason, row.restarts)
+    changed = (sighting.state, sighting.reason or None, sighting.restarts) != known
+    return changed or row.missing_since is not None or phase_of(sighting.state) in _OVER
 
 
 def ref_of(attempt: AttemptRow) -> SlurmRef:
@@ -164,6 +174,10 @@ def _copy_sighting(job: JobRow, attempt: AttemptRow, sighting: Sighting, now: da
     attempt.cpu_s = sighting.cpu_s
     attempt.max_rss_bytes, attempt.alloc_cpus = sighting.max_rss_bytes, sighting.alloc_cpus
     attempt.last_seen_at, attempt.missing_since = now, None
+    attempt.partition = sighting.partition or attempt.partition
+    attempt.expected_start = sighting.expected_start
+    if phase_of(sighting.state) is not Phase.WAITING:
+        attempt.queue_place = attempt.queue_length = None
     job.started_at = job.started_at or attempt.started_at
     job.stuck = stuck_words(sighting.reason) if phase_of(sighting.state) is Phase.WAITING else None
     job.observed_at = now
@@ -240,13 +254,16 @@ def _result(output: dict[str, Any]) -> dict[str, Any]:
 
 def record_overdue(session: Session, policy: JobPolicy, now: datetime) -> int:
     """End running jobs that neither scheduler nor job has been heard of since long after their time limit."""
-    overdue = [each for each in rows.attempts_at_scheduler(session) if _is_overdue(each.job, policy, now)]
-    for attempt in overdue:
-        job = rows.lock_job(session, attempt.job_id)
-        if job is not None and not JobState(job.state).is_end and _is_overdue(job, policy, now):
-            attempt.outcome = Reason.NOT_SEEN
-            end_job(job, JobState.LOST, now, Reason.NOT_SEEN, words_for(Reason.NOT_SEEN))
-    return len(overdue)
+    count = 0
+    for job_id in rows.jobs_unheard_of(session, now - policy.lost_after - _START_GRACE):
+        job = rows.lock_job(session, job_id)
+        if job is None or JobState(job.state).is_end or not _is_overdue(job, policy, now):
+            continue
+        attempt = next(each for each in job.attempts if each.number == job.attempt)
+        attempt.outcome = Reason.NOT_SEEN
+        end_job(job, JobState.LOST, now, Reason.NOT_SEEN, words_for(Reason.NOT_SEEN))
+        count += 1
+    return count
 
 
 def _is_overdue(job: JobRow, policy: JobPolicy, now: datetime) -> bool:
