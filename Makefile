@@ -2,12 +2,14 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+export PYTHON
 BIN := .venv/bin
 STAMP := .venv/installed
-# Tests run side by side, one worker a core.
+CLUSTER_SCRIPT := slurm-docker-cluster/cluster
+# Tests run side by side, one worker a core; those of the cluster, which mostly wait, have one more to themselves.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help setup demo test test-fast cluster-up cluster-down test-cluster lint docs bench clean
+.PHONY: help setup demo demo-slurm demo-slurm-here test test-here test-fast test-matrix cluster-up cluster-down lint bench clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,36 +28,41 @@ $(STAMP): requirements.txt cli/pyproject.toml jobscripts/pyproject.toml gateway/
 demo: $(STAMP) ## A researcher's day on this machine; KEEP=1 leaves DivBase running afterwards
 	$(BIN)/python -m demo $(if $(KEEP),--keep)
 
-test: lint ## Everything: lint, then every test
-	$(BIN)/python -m pytest -n $(WORKERS)
+demo-slurm: ## The same day on the SLURM cluster in containers, and the same result from both; KEEP=1 leaves it up
+	@$(if $(KEEP),DIVBASE_KEEP_CLUSTER=1) $(CLUSTER_SCRIPT) around $(MAKE) --no-print-directory demo-slurm-here
 
-test-fast: $(STAMP) ## The tests that take no time, without lint
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+demo-slurm-here: $(STAMP)
+	$(BIN)/python -m demo --slurm $(if $(KEEP),--keep)
+
+test: ## Everything: lint, then all tests; the cluster starts meanwhile. ONLY=cluster: those, no lint
+	@$(CLUSTER_SCRIPT) around $(MAKE) --no-print-directory test-here
+
+test-here: $(if $(ONLY),$(STAMP),lint)
+	DIVBASE_CLUSTER=1 $(BIN)/python -m pytest -n $$(($(WORKERS) + 1)) --dist loadgroup $(if $(ONLY),-m '$(ONLY)')
+
+test-fast: $(STAMP) ## The tests that take no time, without lint and cluster
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not cluster"
+
+test-matrix: $(STAMP) ## The tests of the cluster on SLURM 22.05, 24.11 and 26.05; writes docs/compatibility.md
+	$(BIN)/python -m tests.cluster.matrix $(RELEASES)
 
 cluster-up: ## A SLURM cluster in containers; as root on Debian and Ubuntu, Docker Engine is installed if missing
-	@if [ "$$(id -u)" = 0 ]; then slurm-docker-cluster/cluster install; fi
-	slurm-docker-cluster/cluster up
+	$(CLUSTER_SCRIPT) start
 
 cluster-down: ## Remove the containers, the network and the volumes of the cluster
-	slurm-docker-cluster/cluster down
+	$(CLUSTER_SCRIPT) down
 
-test-cluster: $(STAMP) ## The tests on the cluster, which is started and stopped if it is not up
-	@if [ "$$(id -u)" = 0 ]; then slurm-docker-cluster/cluster install || true; fi
-	DIVBASE_CLUSTER=1 $(BIN)/python -m pytest -m cluster
-
-lint: $(STAMP) ## ruff, mypy --strict, import contracts, shellcheck, generated pages; FIX=1 mends what ruff can
+lint: $(STAMP) ## ruff, mypy --strict, import contracts, shellcheck, generated pages; FIX=1 mends and generates
 	$(BIN)/ruff check $(if $(FIX),--fix) .
 	$(BIN)/ruff format $(if $(FIX),,--check) .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck tests/golden/*.sh .ci/run slurm-docker-cluster/cluster slurm-docker-cluster/role
-	$(BIN)/python docs/generate.py --check
-
-docs: $(STAMP) ## Write the generated pages: settings, command line, OpenAPI
-	$(BIN)/python docs/generate.py
+	$(BIN)/shellcheck tests/golden/*.sh .ci/run $(CLUSTER_SCRIPT) slurm-docker-cluster/role
+	$(BIN)/python docs/generate.py $(if $(FIX),,--check)
 
 bench: $(STAMP) ## Measure: transfers, API latency, query overhead (some minutes)
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what was made: .venv, caches, the demo's data
-	rm -rf .venv build demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv build demo-data slurm-docker-cluster/weed \
+	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -30,7 +30,7 @@ def main() -> int:
     stale = [name for name, make in PAGES.items() if _differs(FOLDER / name, make())]
     if check:
         for name in stale:
-            print(f"docs/{name} does not follow from the code any more; `make docs` writes it.")
+            print(f"docs/{name} does not follow from the code any more; `make lint FIX=1` writes it.")
         return 1 if stale else 0
     for name in stale:
         (FOLDER / name).write_text(PAGES[name](), encoding="utf-8")
