@@ -2,8 +2,8 @@
 
     python -m tests.cluster.matrix [RELEASE…]
 
-Each release gets a cluster of its own, with its own name and ports, so that one that is up is left alone. A run over all
-releases writes docs/compatibility.md; what is in there does not change from day to day.
+Each release gets a cluster of its own, with its own name and ports, so that one that is up is left alone. A run over
+all releases writes docs/compatibility.md; what is in there does not change from day to day.
 """
 
 from __future__ import annotations
