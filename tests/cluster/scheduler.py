@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 
 from divbase_gateway.ports import Clock, Observation, PastRun, Scheduler, SlurmRef, Submission
 from divbase_gateway.slurm.commands import SlurmCommands
-from divbase_gateway.slurm.scheduler import CliScheduler
+from divbase_gateway.slurm.scheduler import CliScheduler, SlurmScheduler
 from divbase_gateway.slurm.ssh import Login, SshRunner
 
 from tests.cluster.containers import Cluster, connect
@@ -63,16 +63,27 @@ class RecentJobs:
 
 @contextmanager
 def cluster_scheduler() -> Iterator[Scheduler]:
-    """The cluster that is up, both slots of the partition `slots` free; jobs left over are cancelled at the end."""
+    """The cluster that is up, through its commands over SSH."""
+    with empty_slots(lambda cluster, runner, work_dir: over_ssh(runner, work_dir, SystemClock())) as scheduler:
+        yield scheduler
+
+
+@contextmanager
+def empty_slots(make: Callable[[Cluster, SshRunner, PurePosixPath], SlurmScheduler]) -> Iterator[Scheduler]:
+    """The cluster that is up, both slots of the partition `slots` free; jobs left over are cancelled at the end.
+
+    Args:
+        make: from the cluster, a runner on its login node and a folder for job directories to a scheduler.
+    """
     cluster = connect()
     work_dir = PurePosixPath(f"/shared/divbase/test-{secrets.token_hex(4)}")
     cluster.run("mkdir", "-m", "700", str(work_dir))
     runner = SshRunner(Login(cluster.host, cluster.user, cluster.known_hosts, cluster.port, cluster.key_file))
-    scheduler = over_ssh(runner, work_dir, SystemClock())
+    scheduler = make(cluster, runner, work_dir)
     try:
         yield RecentJobs(scheduler, _next_second())
     finally:
-        runner.close()
+        scheduler.close()
         cluster.run("scancel", "--user=divbase", "--partition=slots")
         _wait_empty(cluster)
         cluster.run("rm", "-rf", str(work_dir))

@@ -23,7 +23,10 @@ from divbase_gateway.slurm.runners import LocalRunner
 from divbase_gateway.slurm.scheduler import CliScheduler
 from divbase_gateway.slurm.ssh import SshRunner
 
+from tests.cluster import pyslurm
+from tests.cluster.containers import connect
 from tests.cluster.scheduler import cluster_scheduler
+from tests.fakes.pyslurm_worker import scheduler_over
 from tests.fakes.scheduler import FakeScheduler
 from tests.fakes.slurm_cluster import FakeCluster
 from tests.fakes.ssh_server import FakeSshd
@@ -127,17 +130,38 @@ def slurm_cluster_bench(folder: Path) -> Iterator[Bench]:
         yield Bench(scheduler, runs_scripts=True, patience_s=60.0)
 
 
+@contextmanager
+def pyslurm_bench(folder: Path) -> Iterator[Bench]:
+    cluster = FakeCluster(folder / "cluster", slots=2)
+    scheduler = scheduler_over(cluster, SystemClock())
+    try:
+        yield Bench(scheduler, runs_scripts=True)
+    finally:
+        scheduler.close()
+        cluster.close()
+
+
+@contextmanager
+def pyslurm_cluster_bench(folder: Path) -> Iterator[Bench]:
+    if (reason := pyslurm.why_not(connect())) is not None:
+        pytest.skip(reason)
+    with pyslurm.pyslurm_scheduler() as scheduler:
+        yield Bench(scheduler, runs_scripts=True, patience_s=60.0)
+
+
 ADAPTERS: dict[str, Callable[[Path], AbstractContextManager[Bench]]] = {
     "fake": fake_bench,
     "local": local_bench,
     "slurm-local": slurm_local_bench,
     "slurm-ssh": slurm_ssh_bench,
+    "pyslurm": pyslurm_bench,
 }
 RUNNING_ADAPTERS = [name for name in ADAPTERS if name != "fake"]
 CLUSTER = []  # the real SLURM in containers, collected only where it is asked for
 if os.environ.get("DIVBASE_CLUSTER") == "1":
-    ADAPTERS["slurm-cluster"] = slurm_cluster_bench
-    CLUSTER.append(pytest.param("slurm-cluster", marks=[pytest.mark.cluster, pytest.mark.slow]))
+    for name, real in {"slurm-cluster": slurm_cluster_bench, "pyslurm-cluster": pyslurm_cluster_bench}.items():
+        ADAPTERS[name] = real
+        CLUSTER.append(pytest.param(name, marks=[pytest.mark.cluster, pytest.mark.slow]))
 
 
 @contextmanager

@@ -56,6 +56,7 @@ _NOT_NOW = (
     "Slurm backup controller in standby mode",
     "MaxJobCount limit reached",
     "Rate limit exceeded",
+    "Unable to create job record, try again",
 )
 """No job came to be either, but a later try may do better."""
 
@@ -108,12 +109,25 @@ def _raise_if_definite(name: str, answer: Completed, words: str) -> None:
     if answer.status != 0 and _REFUSED_BY_SBATCH.search(answer.stderr):
         raise SubmissionRefused(f"sbatch refused the job: {words}.", hint=_OPERATOR, details={"name": name})
     said = _FAILED.search(answer.stderr)
-    if said is None or answer.status == 0:
-        return
-    if any(each in said[1] for each in _NOT_NOW):
-        raise SchedulerUnavailable(f"SLURM takes no jobs now: {said[1]}.")
+    if said is not None and answer.status != 0:
+        raise_if_not_accepted(name, said[1], words)
+
+
+def raise_if_not_accepted(name: str, said: str, words: str) -> None:
+    """Whether slurmctld's answer to a submission means for certain that there is no such job.
+
+    Args:
+        said: libslurm's words for the answer (slurm_strerror), maybe with more around them.
+        words: what is passed on to people.
+
+    Raises:
+        SubmissionRefused: asking again changes nothing.
+        SchedulerUnavailable: a later try may do better.
+    """
+    if any(each in said for each in _NOT_NOW):
+        raise SchedulerUnavailable(f"SLURM takes no jobs now: {said}.")
     for refusal, hint in _REFUSALS.items():
-        if refusal in said[1]:
+        if refusal in said:
             raise SubmissionRefused(f"SLURM refused the job: {words}.", hint=hint, details={"name": name})
 
 
