@@ -89,7 +89,7 @@ def _used_by(
 
 
 def without_accounting(session: Session, since: datetime) -> list[AttemptRow]:
-    """Settled attempts made since then that the scheduler had and that accounting has told nothing of, with their jobs."""
+    """Settled attempts since then that the scheduler had and accounting has told nothing of, with their jobs."""
     return list(
         session.scalars(
             select(AttemptRow)
