@@ -118,16 +118,16 @@ class JobSubmitDescription:
         asked = {name: getattr(self, name) for name in self.__slots__}
         with _call("slurm_submit_batch_job") as state:
             lost = state["faults"].pop("lose_answer", None)
-            if "refuse" in state["faults"]:
-                raise RPCError(2000, state["faults"]["refuse"])
-            timeout = RPCError(1802, "Socket timed out on send/recv operation")
-            if lost == "before_accept":
-                raise timeout
-            options = {"job-name": self.name, "chdir": self.working_directory, "output": self.standard_output}
-            job = slurm_cluster._new_job(state, options, self.script)
-            job["asked"] = asked
-            if lost == "after_accept":
-                raise timeout
+            refusal = state["faults"].get("refuse")
+            job = None
+            if not refusal and lost != "before_accept":
+                options = {"job-name": self.name, "chdir": self.working_directory, "output": self.standard_output}
+                job = slurm_cluster._new_job(state, options, self.script)
+                job["asked"] = asked
+        if refusal:
+            raise RPCError(2000, refusal)
+        if lost:
+            raise RPCError(1802, "Socket timed out on send/recv operation")
         return int(job["id"])
 
     def _check(self):
