@@ -36,7 +36,7 @@ def write_crowd(database: Database, count: int, state: JobState, now: datetime) 
             session.execute(insert(JobRow), [_job(ref, state, user_id, project_id) for ref in batch])
             named = [_public_id(ref) for ref in batch]
             found = session.execute(select(JobRow.public_id, JobRow.id).where(JobRow.public_id.in_(named)))
-            ids = dict(found.tuples().all())
+            ids = {public_id: job_id for public_id, job_id in found}
             session.execute(insert(AttemptRow), [_attempt(ref, ids[_public_id(ref)], state) for ref in batch])
     return refs
 
@@ -92,5 +92,5 @@ def positions(database: Database, refs: Sequence[SlurmRef]) -> list[tuple[int | 
     """(place, length) of these jobs in the queue, as the rows have them."""
     with database.read() as session:
         found = session.execute(select(AttemptRow.slurm_name, AttemptRow.queue_place, AttemptRow.queue_length))
-        by_name = {name: (place, length) for name, place, length in found.tuples()}
+        by_name = {name: (place, length) for name, place, length in found}
     return [by_name[ref.name] for ref in refs]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 
 class JobState(StrEnum):
@@ -42,6 +43,8 @@ class Reason(StrEnum):
     STORE_UNAVAILABLE = "store_unavailable"
     GATEWAY_UNAVAILABLE = "gateway_unavailable"
     UPLOAD_FAILED = "upload_failed"
+    URLS_EXPIRED = "urls_expired"
+    RESULT_TOO_LARGE = "result_too_large"
     TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"
     INTERNAL_ERROR = "internal_error"
@@ -61,6 +64,7 @@ WORTH_ANOTHER_ATTEMPT = frozenset(
         Reason.STORE_UNAVAILABLE,
         Reason.GATEWAY_UNAVAILABLE,
         Reason.UPLOAD_FAILED,
+        Reason.URLS_EXPIRED,
         Reason.NODE_FAILED,
     }
 )
@@ -77,6 +81,8 @@ _WORDS = {
     Reason.STORE_UNAVAILABLE: "The object store did not answer the compute node for too long.",
     Reason.GATEWAY_UNAVAILABLE: "DivBase did not answer the compute node for too long.",
     Reason.UPLOAD_FAILED: "The result did not arrive whole in the object store.",
+    Reason.URLS_EXPIRED: "The job waited or ran for longer than its access to the object store was good for.",
+    Reason.RESULT_TOO_LARGE: "The result is larger than what was provided for when the job was submitted.",
     Reason.TIMED_OUT: "The job ran into its time limit.",
     Reason.CANCELLED: "The job was cancelled.",
     Reason.INTERNAL_ERROR: "The job failed for a reason of DivBase's own; please report it with the job's id.",
@@ -95,8 +101,8 @@ def words_for(reason: Reason) -> str:
     return _WORDS[reason]
 
 
-EXIT_UNREPORTED = 75
-"""The batch script's exit code when it could not tell the gateway how it ended (docs/node-protocol.md)."""
+EXITS_UNREPORTED = {74: Reason.STORE_UNAVAILABLE, 75: Reason.GATEWAY_UNAVAILABLE, 76: Reason.URLS_EXPIRED}
+"""The batch script's exit codes when it could tell nobody how it ended, and why not (docs/node-protocol.md)."""
 
 
 class Phase(StrEnum):
@@ -142,6 +148,7 @@ _FAILURES = {
     "PREEMPTED": Reason.NODE_FAILED,
 }
 
+@lru_cache(maxsize=256)  # every look asks it several times of every job
 def phase_of(slurm_state: str) -> Phase:
     """The phase that a scheduler's word stands for; `CANCELLED by 1001` is CANCELLED.
 
@@ -239,8 +246,8 @@ def _judge_failed(evidence: Evidence) -> Decision:
         return _failure(evidence.report.reason, evidence.report.message)
     if base in _FAILURES:
         return _failure(_FAILURES[base])
-    if evidence.exit_code == EXIT_UNREPORTED:
-        return _failure(Reason.GATEWAY_UNAVAILABLE)
+    if evidence.exit_code in EXITS_UNREPORTED:
+        return _failure(EXITS_UNREPORTED[evidence.exit_code])
     ended = f"signal {evidence.signal}" if evidence.signal else f"exit code {evidence.exit_code}"
     return _failure(Reason.SCRIPT_FAILED, f"{words_for(Reason.SCRIPT_FAILED)} ({base}, {ended})")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -17,6 +17,17 @@ from divbase_gateway.services.settlement import Tracked
 
 _SAME_START = timedelta(minutes=1)
 """The scheduler guesses anew all the time; less than this is no other guess."""
+
+
+class _Standing(NamedTuple):
+    """The columns of an attempt that say how it waits."""
+
+    slurm_state: str | None
+    slurm_reason: str | None
+    partition: str | None
+    expected_start: datetime | None
+    queue_place: int | None
+    queue_length: int | None
 
 
 def record_waiting(session: Session, tracked: Sequence[Tracked], observation: Observation, now: datetime) -> set[int]:
@@ -41,10 +52,10 @@ def record_waiting(session: Session, tracked: Sequence[Tracked], observation: Ob
         if not _waits_as_before(each, sighting):
             continue
         written.add(each.job_id)
-        standing = _standing(each, sighting, *places[each.row.attempt_id])
-        if any(getattr(each.row, name) != value for name, value in standing.items()):
+        standing = _standing(each.row, sighting, *places[each.row.attempt_id])
+        if standing != _known_standing(each.row):
             source = {"slurm_source": sighting.source, "last_seen_at": now}
-            attempts.append({"attempt": each.row.attempt_id, **standing, **source})
+            attempts.append({"attempt": each.row.attempt_id, **standing._asdict(), **source})
         words = stuck_words(sighting.reason)
         if words != each.row.stuck:
             stuck.append({"job": each.job_id, "words": words})
@@ -59,16 +70,14 @@ def _waits_as_before(tracked: Tracked, sighting: Sighting) -> bool:
     return row.state == JobState.QUEUED and same_run and row.missing_since is None
 
 
-def _standing(tracked: Tracked, sighting: Sighting, place: int, length: int) -> dict[str, Any]:
-    """The columns of the attempt that say how it waits."""
-    start, known = sighting.expected_start, tracked.row.expected_start
-    if start is not None and known is not None and abs(start - known) < _SAME_START:
-        start = known
-    return {
-        "slurm_state": sighting.state,
-        "slurm_reason": sighting.reason or None,
-        "partition": sighting.partition or tracked.row.partition,
-        "expected_start": start,
-        "queue_place": place,
-        "queue_length": length,
-    }
+def _known_standing(row: rows.AtScheduler) -> _Standing:
+    return _Standing(
+        row.slurm_state, row.slurm_reason, row.partition, row.expected_start, row.queue_place, row.queue_length
+    )
+
+
+def _standing(row: rows.AtScheduler, sighting: Sighting, place: int, length: int) -> _Standing:
+    start = sighting.expected_start
+    if start is not None and row.expected_start is not None and abs(start - row.expected_start) < _SAME_START:
+        start = row.expected_start
+    return _Standing(sighting.state, sighting.reason or None, sighting.partition or row.partition, start, place, length)

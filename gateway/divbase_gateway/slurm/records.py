@@ -4,7 +4,7 @@ the banners of a login node, are passed over, and nothing is known of who asked.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -215,15 +215,16 @@ def _exit_with_steps(run: _Run, state: str) -> tuple[int | None, int | None]:
 # --- both --------------------------------------------------------------------------------------------------------
 
 
-def whole_job(records: Iterable[JobRecord]) -> Sighting | None:
-    """One sighting for all tasks of an id: what lives before what ended, what failed before what completed."""
-    return min((record.sighting for record in records), key=_urgency, default=None)
+def whole_job(records: Sequence[JobRecord]) -> Sighting:
+    """One sighting for all tasks of an id, one or more: what lives before what ended, what failed before what
+    completed."""
+    return min(records, key=_urgency).sighting if len(records) > 1 else records[0].sighting
 
 
-def _urgency(sighting: Sighting) -> int:
-    if not has_ended(sighting):
-        return 0 if phase_of(sighting.state) is not Phase.WAITING else 1
-    return 3 if phase_of(sighting.state) is Phase.COMPLETED else 2
+def _urgency(record: JobRecord) -> int:
+    if not has_ended(record.sighting):
+        return 0 if phase_of(record.sighting.state) is not Phase.WAITING else 1
+    return 3 if phase_of(record.sighting.state) is Phase.COMPLETED else 2
 
 
 def merged(squeue: Sighting | None, sacct: Sighting | None, now: datetime) -> Sighting | None:

@@ -24,7 +24,7 @@ from divbase_gateway.slurm.records import (
     squeue_records,
     whole_job,
 )
-from divbase_gateway.slurm.runners import Completed, Runner, RunnerUnavailable
+from divbase_gateway.slurm.runners import Completed, DirectoryUnavailable, Runner, RunnerUnavailable
 
 log = structlog.get_logger()
 
@@ -67,11 +67,12 @@ class SlurmScheduler(ABC):
     # --- what a subclass asks ------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _sbatch(self, directory: PurePosixPath, name: str) -> str:
-        """Submit the script in this directory; the job's id.
+    def _sbatch(self, directory: PurePosixPath, name: str, files: Mapping[str, bytes]) -> str:
+        """Make the directory with these files and submit the script among them; the job's id.
 
         Raises:
             SubmissionRefused, SubmissionUnknown, SchedulerUnavailable: as the port has it.
+            DirectoryUnavailable: nothing was submitted.
             RunnerUnavailable: nobody answered.
         """
 
@@ -97,10 +98,12 @@ class SlurmScheduler(ABC):
 
     def submit(self, submission: Submission) -> SlurmRef:
         directory = self._directory(submission.name)
-        self._runner.put_directory(directory, self._files(submission))
+        files = self._files(submission)
         submitted_at = self._clock.now().replace(microsecond=0)
         try:
-            job_id = self._sbatch(directory, submission.name)
+            job_id = self._sbatch(directory, submission.name, files)
+        except DirectoryUnavailable:
+            raise  # a directory that was there already is not ours to remove
         except RunnerUnavailable as exc:
             if exc.started:
                 raise SubmissionUnknown(f"The answer to the submission of {submission.name} was lost: {exc}") from exc
@@ -204,8 +207,9 @@ class CliScheduler(SlurmScheduler):
         super().__init__(runner, work_dir, cluster, clock)
         self._commands = commands
 
-    def _sbatch(self, directory: PurePosixPath, name: str) -> str:
-        return answers.job_id_of(name, self._run(self._commands.sbatch(directory, name, SCRIPT), SUBMIT_S))
+    def _sbatch(self, directory: PurePosixPath, name: str, files: Mapping[str, bytes]) -> str:
+        argv, environment = self._commands.sbatch(directory, name, SCRIPT), self._commands.environment
+        return answers.job_id_of(name, self._runner.run_beside(directory, files, argv, environment, SUBMIT_S))
 
     def _squeue(self, *, name: str | None = None, wanted: Collection[str] | None = None) -> list[JobRecord]:
         text = answers.require_answer("squeue", self._run(self._commands.squeue(name), ASK_S))
@@ -252,5 +256,4 @@ def _by_identity(records: Iterable[JobRecord]) -> dict[tuple[str, str], Sighting
     grouped: dict[tuple[str, str], list[JobRecord]] = {}
     for record in records:
         grouped.setdefault((record.job_id, record.name), []).append(record)
-    sightings = {identity: whole_job(group) for identity, group in grouped.items()}
-    return {identity: sighting for identity, sighting in sightings.items() if sighting is not None}
+    return {identity: whole_job(group) for identity, group in grouped.items()}
