@@ -67,7 +67,7 @@ class Crowd:
 
 @pytest.fixture
 def crowd(database: Database, clock: FakeClock, tmp_path: Path) -> Iterator[Crowd]:
-    yield Crowd(database, clock, tmp_path)
+    return Crowd(database, clock, tmp_path)
 
 
 def test_place_in_the_queue_of_its_partition(crowd: Crowd) -> None:
