@@ -107,10 +107,10 @@ class ServerSettings(Group):
 
 
 class SchedulerSettings(Group):
-    kind: Literal["local", "slurm-ssh", "slurm-local"] = Field(
+    kind: Literal["local", "slurm-ssh", "slurm-local", "pyslurm"] = Field(
         "local",
         description="Who runs jobs: `local` is the embedded scheduler here, `slurm-ssh` SLURM through a login "
-        "node, `slurm-local` SLURM's commands on this machine.",
+        "node, `slurm-local` SLURM's commands on this machine, `pyslurm` SLURM's library on this machine.",
     )
     folder: Path = Field(
         Path("divbase-jobs"), description="Folder of the local scheduler: a folder for each job, and its own state."
@@ -125,6 +125,10 @@ class SchedulerSettings(Group):
     bin_dir: PurePosixPath = Field(PurePosixPath("/usr/bin"), description="SLURM: absolute folder of its commands.")
     slurm_conf: PurePosixPath | None = Field(
         None, description="SLURM: `SLURM_CONF` for its commands. Empty: they find it by themselves."
+    )
+    pyslurm_python: PurePosixPath | None = Field(
+        None,
+        description="pyslurm: absolute path of the Python that has pyslurm. Empty: the one that the gateway runs on.",
     )
     account: str | None = Field(None, pattern=_LABEL, description="SLURM: account of jobs. Empty: the user's default.")
     partition: str | None = Field(None, pattern=_LABEL, description="SLURM: partition of jobs. Empty: the default.")
@@ -153,6 +157,18 @@ class JobSettings(Group):
     max_attempts: int = Field(3, ge=1, description="Attempts of one job at faults that another attempt may get over.")
     tick_s: float = Field(1.0, gt=0, description="Seconds between two looks of the reconciler at the scheduler.")
     url_expiry_s: int = Field(3600, ge=60, le=604800, description="Seconds that a presigned URL is good for.")
+    node_access: Literal["gateway", "manifest"] = Field(
+        "gateway",
+        description="How compute nodes get at data: `gateway`: they ask the gateway as they go; `manifest`: they reach "
+        "S3 only, and all their URLs are signed at submission.",
+    )
+    manifest_expiry_s: int = Field(
+        604800,
+        ge=3600,
+        le=604800,
+        description="`manifest`: seconds from submission that its URLs are good for, queue and run together; S3 ends "
+        "at seven days.",
+    )
     lost_after_s: int = Field(
         900, ge=1, description="Seconds of successful looks without a sign of a job before it is called lost."
     )
