@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from divbase_gateway.domain.errors import Unavailable
@@ -92,7 +92,7 @@ def write_pysam_bcftools(folder: Path) -> BcftoolsExecutable:
             "There is no bcftools on the PATH, and pysam, which brings one, is not installed.",
             hint="Install bcftools, or run: pip install 'divbase-gateway[embedded]'",
         )
-    path = _write_executable(folder / "bcftools", _launcher(library))
+    path = _write_executable(folder / "bcftools", launcher(library, sys.executable))
     version = _version_of(path)
     if version is None:
         raise Unavailable(
@@ -112,10 +112,11 @@ def _pysam_library() -> Path | None:
     return None
 
 
-def _launcher(library: Path) -> str:
+def launcher(library: PurePath, python: str) -> str:
+    """The text of an executable that runs the bcftools in pysam's `library` by this interpreter, here or elsewhere."""
     # C's stdout and stderr are variables of these names in glibc and musl, and of the others on macOS.
     prefix, suffix = ("__", "p") if sys.platform == "darwin" else ("", "")
-    return _shebang(sys.executable) + _LAUNCHER.format(library=str(library), prefix=prefix, suffix=suffix)
+    return _shebang(python) + _LAUNCHER.format(library=str(library), prefix=prefix, suffix=suffix)
 
 
 def _shebang(python: str) -> str:
