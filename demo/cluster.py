@@ -41,7 +41,7 @@ prologue = ["export PATH={SITE}/bin:$PATH"]    # where this site keeps its bcfto
 """
 
 _SQUEUE = "squeue --format='%.6i %.46j %.8u %.8a %.9T %.5M %.4N %k'"
-_SACCT = "sacct --allocations --starttime=now-1hour --format=JobID,JobName%46,User,Account,State,Elapsed,NodeList%6,Comment%40"
+_SACCT = "sacct -X --starttime=now-1hour --format=JobID,JobName%46,User,Account,State,Elapsed,NodeList%6,Comment%40"
 
 
 def day(folder: Path, *, keep: bool) -> None:

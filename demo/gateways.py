@@ -1,4 +1,4 @@
-"""Gateways for the demo, as processes: the embedded one, as `divbase-gateway up` starts it, or one from a settings file."""
+"""Gateways for the demo, as processes: the embedded one (`divbase-gateway up`), or one with a settings file."""
 
 from __future__ import annotations
 
