@@ -5,27 +5,38 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
+
+import structlog
 
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.allocations import Ceilings, Labels, Limits
+from divbase_gateway.domain.errors import SchedulerUnavailable
 from divbase_gateway.local.bcftools import ensure_bcftools
 from divbase_gateway.local.scheduler import LocalScheduler
 from divbase_gateway.ports import Clock, ObjectStore, Scheduler
 from divbase_gateway.reconciler import Pace, Reconciler
 from divbase_gateway.s3.store import S3Store
-from divbase_gateway.services import idempotency
+from divbase_gateway.services import idempotency, usage
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.settings import InvalidSettings, SchedulerSettings, Settings
 from divbase_gateway.slurm.commands import SlurmCommands
+from divbase_gateway.slurm.pyslurm_process import PyslurmProcess, worker_command
+from divbase_gateway.slurm.pyslurm_scheduler import PyslurmScheduler, worker_environment
 from divbase_gateway.slurm.runners import LocalRunner, Runner
-from divbase_gateway.slurm.scheduler import CliScheduler
+from divbase_gateway.slurm.scheduler import CliScheduler, SlurmScheduler
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
+
+_ACCOUNTING_MAY_LAG = timedelta(days=7)
+"""How far back attempts are looked at that ended while accounting was away."""
 
 
 class SystemClock:
@@ -64,8 +75,7 @@ class Gateway:
         self.reconciler.stop()
         if isinstance(self.scheduler, LocalScheduler):
             self.scheduler.stop(end_running=end_jobs)
-        if isinstance(self.scheduler, CliScheduler):
-            self.scheduler.close()
+        close_scheduler(self.scheduler)
         self.sessions.close()
 
 
@@ -91,6 +101,10 @@ def assemble(
     def housekeeping(now: datetime) -> None:
         with sessions.write() as session:
             idempotency.purge(session, now, timedelta(days=settings.idempotency.keep_days))
+        try:
+            usage.fill_in(sessions, scheduler, now - _ACCOUNTING_MAY_LAG)
+        except SchedulerUnavailable as error:
+            log.warning("usage.not_filled_in", error=str(error))
 
     reconciler = Reconciler(
         sessions,
@@ -133,8 +147,24 @@ def build_scheduler(settings: Settings, clock: Clock) -> Scheduler:
     work_dir = _needed(chosen.work_dir, "work_dir")
     if not work_dir.is_absolute() or not chosen.bin_dir.is_absolute():
         raise InvalidSettings("`scheduler.work_dir` and `scheduler.bin_dir` must be absolute paths.")
+    if chosen.kind == "pyslurm":
+        return PyslurmScheduler(_pyslurm_worker(chosen), runner, work_dir, chosen.cluster, clock)
     commands = SlurmCommands(chosen.bin_dir, chosen.slurm_conf)
     return CliScheduler(runner, commands, work_dir, chosen.cluster, clock)
+
+
+def _pyslurm_worker(chosen: SchedulerSettings) -> PyslurmProcess:
+    """The process that loads pyslurm when it is first asked; whether it can is its own to say."""
+    python = chosen.pyslurm_python or PurePosixPath(sys.executable)
+    if not python.is_absolute():
+        raise InvalidSettings("`scheduler.pyslurm_python` must be an absolute path.")
+    return PyslurmProcess(worker_command(str(python)), worker_environment(chosen.slurm_conf))
+
+
+def close_scheduler(scheduler: Scheduler) -> None:
+    """Let go of its connections; what runs goes on."""
+    if isinstance(scheduler, SlurmScheduler):
+        scheduler.close()
 
 
 def _ssh_runner(chosen: SchedulerSettings) -> Runner:
@@ -181,6 +211,8 @@ def job_policy(settings: Settings) -> JobPolicy:
         url_expiry=timedelta(seconds=jobs.url_expiry_s),
         lost_after=timedelta(seconds=jobs.lost_after_s),
         quiet_period=timedelta(seconds=quiet_s),
+        node_access=jobs.node_access,
+        manifest_expiry=timedelta(seconds=jobs.manifest_expiry_s),
         retry_for_s=jobs.retry_for_s,
         prologue=tuple(jobs.prologue),
         labels=Labels(scheduler.account, scheduler.partition, scheduler.qos, scheduler.wckey),

@@ -26,7 +26,8 @@ from divbase_gateway.domain.errors import (
 )
 from divbase_gateway.domain.jobs import Phase, phase_of
 from divbase_gateway.ports import Clock, ObjectStore, Observation, Scheduler
-from divbase_gateway.services import aftermath, drain, leases, settlement, submission, waiting
+from divbase_gateway.services import aftermath, drain, leases, manifests, settlement, submission, waiting
+from divbase_gateway.services.collection import Collector
 from divbase_gateway.services.policy import JobPolicy
 
 log = structlog.get_logger()
@@ -66,6 +67,7 @@ class Reconciler:
         self._database = database
         self._scheduler = scheduler
         self._store = store
+        self._collector = Collector(database, store)
         self._clock = clock
         self._policy = policy
         self._pace = pace
@@ -175,13 +177,16 @@ class Reconciler:
             return True
         number, name = ticket.attempt_number, ticket.submission.name
         try:
+            ticket = self._sign(ticket)
             ref = self._scheduler.submit(ticket.submission)
         except SubmissionRefused as error:
             log.warning("job.refused", name=name, error=str(error))
+            self._withdraw(ticket)
             with self._database.write() as session:
                 submission.record_refused(session, job_id, number, str(error), self._clock.now())
-        except SchedulerUnavailable as error:
+        except (SchedulerUnavailable, StoreUnavailable) as error:
             log.warning("job.not_sent", name=name, error=str(error))
+            self._withdraw(ticket)
             with self._database.write() as session:
                 submission.record_not_sent(session, job_id, number, self._clock.now())
             return False
@@ -210,6 +215,22 @@ class Reconciler:
                 submission.record_impossible(session, job_id, self._clock.now())
             return None
 
+    def _sign(self, ticket: submission.Ticket) -> submission.Ticket:
+        signed = submission.sign(ticket, self._store, self._policy)
+        if signed.uploads:
+            with self._database.write() as session:
+                submission.record_uploads(session, signed)
+        return signed
+
+    def _withdraw(self, ticket: submission.Ticket) -> None:
+        """End what was begun at the store for a submission that came to nothing."""
+        if ticket.unsigned is None:
+            return
+        try:
+            manifests.abort_uploads(self._store, ticket.unsigned, list(ticket.uploads))
+        except StoreUnavailable as error:
+            log.warning("upload.not_aborted", name=ticket.submission.name, error=str(error))
+
     def _search_unknown(self) -> None:
         with self._database.read() as session:
             searches = submission.searches(session)
@@ -223,8 +244,21 @@ class Reconciler:
             log.info("job.searched", name=search.name, found=[ref.job_id for ref in found])
             now = self._clock.now()
             self._finding_since = self._finding_since or now
+            if not found and not self._is_closed(search, now, self._finding_since):
+                continue
             with self._database.write() as session:
                 submission.record_search(session, search, found, self._policy, now, self._finding_since)
+
+    def _is_closed(self, search: submission.Search, now: datetime, answering_since: datetime) -> bool:
+        """Whether nothing speaks against giving the attempt up, if its quiet period is over."""
+        try:
+            closed = submission.close(search, self._store, self._policy, now, answering_since)
+        except StoreUnavailable as error:
+            log.warning("claim.not_closed", name=search.name, error=str(error))
+            return False
+        if not closed:
+            log.warning("job.runs_unseen", name=search.name)
+        return closed
 
     # --- looking ---
 
@@ -246,8 +280,9 @@ class Reconciler:
             with self._database.write() as session:
                 settlement.record_overdue(session, self._policy, self._clock.now())
             return
+        tracked, unread = self._collector.collect(tracked, observation, self._clock.now())
         verdicts = self._verify(tracked, observation)
-        self._record(tracked, observation, verdicts)
+        self._record(tracked, observation, verdicts, unread)
 
     def _send_cancellations(self, tracked: list[settlement.Tracked]) -> None:
         for each in tracked:
@@ -276,7 +311,13 @@ class Reconciler:
                 log.warning("verify.unavailable", name=each.ref.name, error=str(error))
         return verdicts
 
-    def _record(self, tracked: list[settlement.Tracked], observation: Observation, verdicts: dict[int, bool]) -> None:
+    def _record(
+        self,
+        tracked: list[settlement.Tracked],
+        observation: Observation,
+        verdicts: dict[int, bool],
+        unread: frozenset[int],
+    ) -> None:
         now = self._clock.now()
         self._looking_since = looking_since = self._looking_since or now
         with self._database.write() as session:
@@ -292,7 +333,14 @@ class Reconciler:
                 continue
             with _alone(each), self._database.write() as session:
                 ended = settlement.record_sighting(
-                    session, each, sighting, verdicts.get(each.job_id), self._policy, now, looking_since
+                    session,
+                    each,
+                    sighting,
+                    verdicts.get(each.job_id),
+                    self._policy,
+                    now,
+                    looking_since,
+                    unread=each.job_id in unread,
                 )
                 if ended is not None:
                     log.info("job.ended", job=ended.public_id, state=ended.state, reason=ended.reason)

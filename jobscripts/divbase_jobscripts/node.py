@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """The node's half of a DivBase job: claims the attempt, moves the files, runs the bcftools processes, reports the end.
 
-It must run on the oldest Python of a compute node (3.6, standard library only) and knows only what `job.json` and the
-manifest say: docs/node-protocol.md is the whole contract. No token and no signed URL ever reaches the log.
+It must run on the oldest Python of a compute node (3.6, standard library only) and knows only what `job.json` or
+`manifest.json` beside it says: docs/node-protocol.md is the whole contract. Whether it deals with the gateway or with
+S3 alone is known to one class, its desk. No token and no signed URL ever reaches the log.
 
     divbase_node.py claim | stage | run | index | push PATH | finish STATUS [REASON]
 
-Exit status: 0 done, 3 the attempt is not ours (nothing was done), 75 the gateway did not answer for too long (claim and
-finish only), 140 and 143 stopped by a signal, 1 anything else.
+Exit status: 0 done, 3 the attempt is not ours (nothing was done), 74, 75 and 76 nobody could be told (claim and finish
+only: S3 away, gateway away, URLs expired), 140 and 143 stopped by a signal, 1 anything else.
 """
 
 import base64
 import collections
+import email.utils
 import errno
 import hashlib
 import http.client
@@ -51,12 +53,14 @@ RESENDS = 3  # times that S3 may find the bytes of a part damaged
 GRACE_S = 0.5  # for the other processes to end by themselves after one failed
 LOG_TAIL_BYTES = 16 << 10
 LOG_BYTES = 8 << 20
+SINGLE_PUT_BYTES = 5 << 30  # the most that S3 takes in one request
 WORDS_BYTES = 8 << 10  # of each process's own words that are kept
 LOGGED_LINES = 500  # of each process's own words that are printed
 ENDING_S = {"timed_out": 40, "cancelled": 8}  # how long the last acts may take before SLURM kills the job
 
 EXIT_NOT_OURS = 3
-EXIT_UNREPORTED = 75  # EX_TEMPFAIL of sysexits.h: the gateway could not be told; the same again may well work
+# Nobody could be told how it ended; the same again may well work.
+EXIT_UNREPORTED = {"store_unavailable": 74, "gateway_unavailable": 75, "urls_expired": 76}
 EXIT_STOPPED = {"timed_out": 140, "cancelled": 143}
 
 # An empty BGZF block ends every whole BGZF file; SAM specification, section 4.1.2.
@@ -77,7 +81,7 @@ class Failed(Exception):
 
 
 class NotOurs(Exception):
-    """The gateway says that somebody else has the attempt, or that it is over."""
+    """Somebody else has the attempt, or it is over."""
 
 
 class Stopped(Exception):
@@ -141,8 +145,7 @@ class State(dict):  # type: ignore[type-arg]  # dict[...] came with Python 3.9
         super(State, self).__init__()
         self.path = os.path.join(folder, "state.json")
         if os.path.exists(self.path):
-            with open(self.path, encoding="utf-8") as file:
-                self.update(json.load(file))
+            self.update(read_json(self.path))
 
     def save(self):
         write_private(self.path + ".new", json.dumps(self).encode("utf-8"))
@@ -150,16 +153,19 @@ class State(dict):  # type: ignore[type-arg]  # dict[...] came with Python 3.9
 
 
 class Job(object):
-    """What every command works with: the scratch folder, the state and the gateway."""
+    """What every command works with: the scratch folder, the state and the desk that answers for the gateway."""
 
     def __init__(self, scratch):
-        with open("job.json", encoding="utf-8") as file:
-            ticket = json.load(file)
-        _hidden.append(ticket["token"])
         self.scratch = scratch
         self.state = State(scratch)
-        self.retry_for_s = self.manifest.get("retry_for_s", ticket.get("retry_for_s", RETRY_FOR_S))
-        self.gateway = Gateway(ticket, self.retry_for_s)
+        if os.path.exists("manifest.json"):
+            self.desk = ManifestDesk(read_json("manifest.json"))  # type: ManifestDesk | GatewayDesk
+        else:
+            ticket = read_json("job.json")
+            _hidden.append(ticket["token"])
+            retry_for_s = self.manifest.get("retry_for_s", ticket.get("retry_for_s", RETRY_FOR_S))
+            self.desk = GatewayDesk(ticket, retry_for_s)
+        self.retry_for_s = self.desk.retry_for_s
 
     @property
     def manifest(self):
@@ -185,6 +191,11 @@ class Job(object):
             for name in ("tmp", "out", "in"):
                 shutil.rmtree(self.path(name), ignore_errors=True)
             self.state.save()
+
+
+def read_json(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
 
 
 def write_private(path, content):
@@ -292,11 +303,13 @@ def is_passing(status):
     return status >= 500 or status in (408, 429)
 
 
-# --- the gateway -------------------------------------------------------------------------------------------------
+# --- the desk: the gateway, or S3 alone --------------------------------------------------------------------------
 
 
-class Gateway(object):
-    """The calls of the protocol, each repeated until it is answered."""
+class GatewayDesk(object):
+    """The gateway over HTTP: the calls of the protocol, each repeated until it is answered."""
+
+    tells_progress = True
 
     def __init__(self, ticket, retry_for_s):
         self.base = "%s/api/v1/attempts/%s/" % (
@@ -305,6 +318,49 @@ class Gateway(object):
         )
         self.headers = {"Authorization": "Bearer " + ticket["token"], "Content-Type": "application/json"}
         self.retry_for_s = retry_for_s
+
+    def claim(self, claim):
+        """Take the attempt and get its manifest. Raises NotOurs, GaveUp."""
+        return self.call("claim", claim)
+
+    def tell_progress(self, body):
+        """How far a stage is; raises whatever happens."""
+        self.call_once("progress", body, PROGRESS_TIMEOUT_S)
+
+    def fresh_inputs(self, refusal):
+        """(number, field) -> a new request, after S3 gave the `refusal`, an Expired."""
+        answer = self.call("urls", {})
+        return {
+            (entry["number"], field): entry.get(field)
+            for entry in answer["inputs"]
+            for field in ("request", "index_request")
+        }
+
+    def part_size(self, manifest, role, size):
+        """In what pieces an output of this size is to be sent, bytes."""
+        return manifest["part_size"]
+
+    def open_output(self, output, retry_for_s, refusal=None):
+        """(upload id, part number -> request), new ones where S3 gave a `refusal` to the ones before."""
+        try:
+            answer = self.call("outputs", output, retry_for_s)
+        except Refused as exc:
+            raise Failed("upload_failed", "The gateway does not accept %s: %s" % (output["name"], exc.words)) from exc
+        return answer["upload"], {entry["number"]: entry["request"] for entry in answer["requests"]}
+
+    def close_output(self, output, upload, stored, retry_for_s):
+        """What the report says of an output beside its name, size and checksum. `stored`: part number -> StoredPart.
+
+        Raises Refused with status 409 where the store has not what was sent.
+        """
+        parts = [{"number": number, "etag": stored[number].etag} for number in sorted(stored)]
+        body = {"name": output["name"], "upload": upload, "parts": parts}
+        answer = self.call("outputs/complete", body, retry_for_s)
+        return {"version_id": answer["version_id"], "etag": answer["etag"]}
+
+    def finish(self, report, retry_for_s):
+        """Report the end. Raises NotOurs, GaveUp, Refused."""
+        self.call("finish", report, retry_for_s)
 
     def call(self, name, body, retry_for_s=None):
         """The answer's JSON. Raises NotOurs, Refused (with the gateway's own words), GaveUp."""
@@ -329,6 +385,115 @@ class Gateway(object):
             raise Trouble("%s answered something that is not JSON" % name) from exc
 
 
+class ManifestDesk(object):
+    """S3 alone: every request was signed when the job was submitted, and the gateway reads what is left there."""
+
+    tells_progress = False
+
+    def __init__(self, manifest):
+        self.manifest = manifest
+        self.retry_for_s = manifest["retry_for_s"]
+
+    def claim(self, claim):
+        """The first who writes the claim's object has the attempt. Raises NotOurs, Failed."""
+        answer = self.ask(self.manifest["claim"]["put"], "the claim", self.retry_for_s, claim)
+        if answer.status == 412 and self.holder() != claim["claimant"]:
+            raise NotOurs("another run of this job has claimed the attempt")
+        if answer.status not in (200, 412):
+            raise Failed("store_unavailable", "S3 does not accept the claim: %s" % store_words(answer))
+        return self.manifest
+
+    def holder(self):
+        """Who wrote the claim: ourselves, where the answer to the first try was lost."""
+        answer = self.ask(self.manifest["claim"]["get"], "the claim", self.retry_for_s)
+        try:
+            return json.loads(answer.body.decode("utf-8"))["claimant"]
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def tell_progress(self, body):
+        """Nobody listens."""
+
+    def fresh_inputs(self, refusal):
+        raise self.lapsed(refusal.answer, "the inputs")
+
+    def part_size(self, manifest, role, size):
+        """Pieces of the size that was signed for; all at once where it is small, or more than was signed for."""
+        signed = manifest["outputs"][role]
+        parts = signed.get("parts") or []
+        if manifest["part_size"] < size <= signed.get("part_size", 0) * len(parts):
+            return signed["part_size"]
+        if size > SINGLE_PUT_BYTES:
+            raise Failed(
+                "result_too_large",
+                "The output has %s, more than what was provided for at submission. Ask for fewer samples or a smaller "
+                "region at a time." % readable(size),
+            )
+        return max(size, 1)
+
+    def open_output(self, output, retry_for_s, refusal=None):
+        if refusal is not None:
+            raise self.lapsed(refusal.answer, output["name"])
+        signed = self.manifest["outputs"][output["role"]]
+        if len(output["md5s"]) == 1:
+            return None, {1: signed["request"]}
+        return "parts", dict(enumerate(signed["parts"], start=1))
+
+    def close_output(self, output, upload, stored, retry_for_s):
+        """The gateway joins the parts when it reads the report; here it is seen that S3 has each of them."""
+        for number, sent in enumerate(output["md5s"], start=1):
+            expected = base64.b64decode(sent).hex()
+            if stored[number].etag != expected:
+                raise Refused(409, "part %d has ETag %s and not %s" % (number, stored[number].etag, expected))
+        return {
+            "version_id": stored[1].version_id if upload is None else None,
+            "multipart": upload is not None,
+            "md5s": output["md5s"],
+        }
+
+    def finish(self, report, retry_for_s):
+        """Leave the report where the gateway looks for it. Raises Failed."""
+        answer = self.ask(self.manifest["report"], "the report", retry_for_s, report)
+        if answer.status != 200:
+            raise Failed("store_unavailable", "S3 does not accept the report: %s" % store_words(answer))
+
+    def ask(self, request, label, retry_for_s, content=None):
+        """S3's answer to a signed request, once it is one that lasts. Raises Failed where there is none, or 403."""
+        patience = Patience(retry_for_s)
+        headers, body = dict(request["headers"]), None
+        if content is not None:
+            body = json.dumps(content).encode("utf-8")
+            digest = md5()
+            digest.update(body)
+            headers["Content-MD5"] = base64.b64encode(digest.digest()).decode("ascii")
+        while True:
+            try:
+                answer = exchange(request["method"], request["url"], headers, body)
+            except Trouble as trouble:
+                endure_store(patience, label, trouble)
+                continue
+            if is_refusal(answer):
+                raise self.lapsed(answer, label)
+            # 409: S3 had two conditional requests at once and asks for one of them again; 400: damaged on the way
+            if not is_passing(answer.status) and answer.status not in (400, 409):
+                return answer
+            endure_store(patience, label, store_words(answer))
+
+    def lapsed(self, answer, label):
+        """The Failed behind a refused signature: expired, by S3's own word or its own clock, or refused for good."""
+        words = store_words(answer)
+        said_at = email.utils.parsedate_tz(answer.headers.get("Date") or "")
+        now = time.time() if said_at is None else email.utils.mktime_tz(said_at)
+        if "expired" in words.lower() or now > self.manifest["expires_at"]:
+            return Failed("urls_expired", "The signed URLs of this attempt have expired (%s: %s)." % (label, words))
+        return Failed("store_unavailable", "S3 refuses the signed request for %s: %s" % (label, words))
+
+
+def is_refusal(answer):
+    """Whether S3 refuses the signature, as it does when that has expired."""
+    return answer.status == 403 or (answer.status == 400 and "Expired" in store_words(answer))
+
+
 def problem_words(answer):
     """What a problem details body (RFC 9457) says, or the start of whatever was answered."""
     text = answer.body.decode("utf-8", "replace")
@@ -340,10 +505,10 @@ def problem_words(answer):
 
 
 class Progress(object):
-    """Tells the gateway how far a stage is, from one thread of its own; failed calls are forgotten."""
+    """Tells the desk how far a stage is, from one thread of its own; failed calls are forgotten."""
 
-    def __init__(self, gateway, stage, total, measure=None):
-        self.gateway = gateway
+    def __init__(self, desk, stage, total, measure=None):
+        self.desk = desk
         self.stage = stage
         self.total = total
         self.done = 0
@@ -352,7 +517,8 @@ class Progress(object):
         self.ended = threading.Event()
 
     def __enter__(self):
-        start_thread(self.report)
+        if self.desk.tells_progress:
+            start_thread(self.report)
         return self
 
     def __exit__(self, *exc):
@@ -365,7 +531,7 @@ class Progress(object):
     def report(self):
         while not self.ended.is_set():
             try:
-                self.gateway.call_once("progress", self.body(), PROGRESS_TIMEOUT_S)
+                self.desk.tell_progress(self.body())
             except Exception:  # noqa: BLE001, S110 - progress is a courtesy; it never ends a job
                 pass
             self.ended.wait(PROGRESS_EVERY_S)
@@ -421,19 +587,19 @@ def take_first(tasks):
 
 
 def claim(job):
-    """Trades the job token for the manifest; a second copy of the job ends here."""
-    job.state["claimant"] = secrets.token_hex(16)
+    """Trades the attempt for its manifest; a second copy of the job ends here."""
     job.state["tools"] = tool_versions()
     tools = job.state["tools"]
     body = {
-        "claimant": job.state["claimant"],
+        "claimant": secrets.token_hex(16),
         "host": socket.gethostname(),
         # in an array the job's own id is not the one that sbatch printed
         "slurm_job_id": os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID"),
         "python": tools["python"],
         "bcftools": tools["bcftools"],
     }
-    job.state["manifest"] = job.gateway.call("claim", body)
+    job.state["manifest"] = job.desk.claim(body)
+    job.state["claim"] = body
     job.state.save()
     say("claimed: %s job %s, attempt %s" % (job.manifest["kind"], job.manifest["job"], job.manifest["attempt"]))
     if not tools["bcftools"]:
@@ -497,7 +663,7 @@ def stage(job):
     copies = [copy for entry in job.manifest["inputs"] for copy in copies_of(job, entry)]
     total = sum(copy.size for copy in copies)
     require_space(job, total)
-    with Progress(job.gateway, "staging", total) as progress:
+    with Progress(job.desk, "staging", total) as progress:
         Download(job, copies, progress).run()
     for entry in job.manifest["inputs"]:
         require_bgzf(staged_path(job, entry), entry["key"])
@@ -603,7 +769,7 @@ class Download(object):
                     if renewals > RENEWALS:
                         words = "S3 refuses even fresh URLs for %s: %s" % (copy.label, expired)
                         raise Failed("store_unavailable", words) from expired
-                    self.renew(generation)
+                    self.renew(generation, expired)
                 except Trouble as trouble:
                     endure_store(patience, copy.label, trouble)
                 received = receipt.received
@@ -612,8 +778,8 @@ class Download(object):
     def refuse(copy, answer):
         """What an answer other than 200 and 206 means."""
         words = store_words(answer)
-        if answer.status == 403 or (answer.status == 400 and "Expired" in words):
-            raise Expired(words)
+        if is_refusal(answer):
+            raise Expired(answer)
         if is_passing(answer.status):
             raise Trouble(words)
         if answer.status == 404:
@@ -622,23 +788,23 @@ class Download(object):
             raise Failed("input_corrupt", "%s is not the version that was planned with: %s" % (copy.label, words))
         raise Failed("internal_error", "S3 refuses to hand out %s: %s" % (copy.label, words))
 
-    def renew(self, generation):
+    def renew(self, generation, refusal):
         """Asks for fresh URLs, once for all threads that hold old ones."""
         with self.lock:
             if self.generation != generation:
                 return
-            answer = self.job.gateway.call("urls", {})
-            fresh = {}
-            for entry in answer["inputs"]:
-                for field in ("request", "index_request"):
-                    fresh[(entry["number"], field)] = entry.get(field)
+            fresh = self.job.desk.fresh_inputs(refusal)
             for copy in self.copies:
                 copy.request = fresh.get(copy.key) or copy.request
             self.generation += 1
 
 
 class Expired(Exception):
-    """S3 refuses the signature."""
+    """S3 refuses the signature, with this answer."""
+
+    def __init__(self, answer):
+        super(Expired, self).__init__(store_words(answer))
+        self.answer = answer
 
 
 class Receipt(object):
@@ -1159,7 +1325,7 @@ def run(job):
     processes = read_pipeline(job.path("pipeline"))
     pipeline = Pipeline(job, processes)
     total = sum(entry["size"] for entry in job.manifest["inputs"])
-    with Progress(job.gateway, "running", total, pipeline.bytes_read):
+    with Progress(job.desk, "running", total, pipeline.bytes_read):
         pipeline.run()
     result = processes[-1].output
     require_result(job, result)
@@ -1226,7 +1392,7 @@ def index(job):
     job.folder("out")
     entry = job.manifest["inputs"][0]
     arguments = ["index", "--csi", "--force", "--output", "out/index.csi", input_word(entry)]
-    with Progress(job.gateway, "running", 0):
+    with Progress(job.desk, "running", 0):
         status, _, words = bcftools(arguments, job.scratch)
         for line in words.splitlines():
             say("index: " + line)
@@ -1261,7 +1427,7 @@ def push(job, path):
     """Sends the result with its index and the record of how it was made; of an index job, the index."""
     started = time.monotonic()
     total = os.path.getsize(job.path(path))
-    with Progress(job.gateway, "pushing", total) as progress:
+    with Progress(job.desk, "pushing", total) as progress:
         if job.manifest["kind"] == "index":
             send(job, "index", path, progress)
         else:
@@ -1309,7 +1475,6 @@ class Upload(object):
         self.role = role
         self.file = file
         self.progress = progress
-        self.part_size = job.manifest["part_size"]
         self.lock = threading.Lock()
         self.generation = 0  # of the URLs
 
@@ -1328,31 +1493,23 @@ class Upload(object):
         raise Failed("upload_failed", "%s did not arrive as it was sent: %s" % (self.name, refusal.words))
 
     def send(self):
-        numbers = range(1, len(self.md5s) + 1)
-        etags = {}
+        stored = {}
 
         def task(number):
             def work():
-                etags[number] = self.put(number)
+                stored[number] = self.put(number)
 
             return work
 
-        work_through([task(number) for number in numbers], PARTS_IN_FLIGHT)
-        parts = [{"number": number, "etag": etags[number]} for number in numbers]
-        body = {"name": self.name, "upload": self.upload, "parts": parts}
-        stored = self.job.gateway.call("outputs/complete", body, self.retry_for_s)
-        return {
-            "name": self.name,
-            "role": self.role,
-            "size": self.size,
-            "sha256": self.sha256,
-            "version_id": stored["version_id"],
-            "etag": stored["etag"],
-        }
+        work_through([task(number) for number in range(1, len(self.md5s) + 1)], PARTS_IN_FLIGHT)
+        said = {name: self.output[name] for name in ("name", "role", "size", "sha256")}
+        said.update(self.job.desk.close_output(self.output, self.upload, stored, self.retry_for_s))
+        return said
 
     def measure(self):
         """Size, SHA-256 of the whole and MD5 of every part, in one reading; an empty file is one empty part."""
         whole_digest = hashlib.sha256()
+        self.part_size = self.job.desk.part_size(self.job.manifest, self.role, self.file.seek(0, os.SEEK_END))
         self.md5s = []  # type: list[str]
         self.size = 0
         self.file.seek(0)
@@ -1370,25 +1527,25 @@ class Upload(object):
             self.size += length
             if length < self.part_size:
                 break
-        self.sha256 = whole_digest.hexdigest()
+        self.output = {
+            "name": self.name,
+            "role": self.role,
+            "size": self.size,
+            "sha256": whole_digest.hexdigest(),
+            "md5s": self.md5s,
+        }
 
-    def announce(self):
-        body = {"name": self.name, "role": self.role, "size": self.size, "sha256": self.sha256, "md5s": self.md5s}
-        try:
-            answer = self.job.gateway.call("outputs", body, self.retry_for_s)
-        except Refused as exc:
-            raise Failed("upload_failed", "The gateway does not accept %s: %s" % (self.name, exc.words)) from exc
-        self.upload = answer["upload"]
-        self.requests = {entry["number"]: entry["request"] for entry in answer["requests"]}
+    def announce(self, refusal=None):
+        self.upload, self.requests = self.job.desk.open_output(self.output, self.retry_for_s, refusal)
 
-    def renew(self, generation):
+    def renew(self, generation, refusal):
         with self.lock:
             if self.generation == generation:
-                self.announce()
+                self.announce(refusal)
                 self.generation += 1
 
     def put(self, number):
-        """Sends one part until S3 has it; returns its ETag."""
+        """Sends one part until S3 has it."""
         patience = Patience(self.retry_for_s)
         refusals, damaged = 0, 0
         while True:
@@ -1401,10 +1558,10 @@ class Upload(object):
                 continue
             words = store_words(answer)
             if answer.status in (200, 201, 204):
-                return (answer.headers.get("ETag") or "").strip('"')
-            if answer.status == 403 and refusals < RENEWALS:
+                return StoredPart(answer)
+            if is_refusal(answer) and refusals < RENEWALS:
                 refusals += 1
-                self.renew(generation)
+                self.renew(generation, Expired(answer))
             elif answer.status == 400 and "Digest" in words and damaged < RESENDS:
                 damaged += 1
             elif is_passing(answer.status):
@@ -1418,10 +1575,19 @@ class Upload(object):
         body = Slice(self.file, start, length)
         headers = dict(request["headers"])
         headers["Content-Length"] = str(length)
+        headers["Content-MD5"] = self.md5s[number - 1]  # S3 checks the bytes by it, whether it is signed or not
         answer = exchange(request["method"], request["url"], headers, body)
         if self.progress is not None and answer.status < 300:
             self.progress.add(length)
         return answer
+
+
+class StoredPart(object):
+    """What S3 said when it had taken a part, or the whole."""
+
+    def __init__(self, answer):
+        self.etag = (answer.headers.get("ETag") or "").strip('"')
+        self.version_id = answer.headers.get("x-amz-version-id")
 
 
 class Slice(object):
@@ -1443,7 +1609,7 @@ class Slice(object):
 
 
 def finish(job, status, reason):
-    """Ships the log and tells the gateway how it ended. Returns the exit status: 0 only if the gateway took it."""
+    """Ships the log and tells the desk how it ended. Returns the exit status: 0 only if the desk took it."""
     if not job.manifest or job.state.get("not_ours"):
         say("nothing is reported: this run does not have the attempt")
         return 0 if status else 1
@@ -1454,7 +1620,7 @@ def finish(job, status, reason):
     if log is not None:
         report["outputs"].append(log)
     report["log_tail"] = redact(read_tail("job.log", LOG_TAIL_BYTES).decode("utf-8", "replace"))
-    job.gateway.call("finish", report, budget)
+    job.desk.finish(report, budget)
     return 0
 
 
@@ -1471,6 +1637,7 @@ def final_report(job, status, reason):
         "counts": job.state.get("counts", {}),
         "timings": job.state.get("timings", {}),
         "tools": job.state.get("tools", {}),
+        "claim": job.state.get("claim"),
     }
 
 
@@ -1576,8 +1743,8 @@ def main(arguments):
         say("%s failed: %s: %s" % (arguments[0], reason, message))
         if arguments[0] != "finish":
             job.record_failure(reason, message)
-        if reason == "gateway_unavailable" and arguments[0] in ("claim", "finish"):
-            return EXIT_UNREPORTED
+        if reason in EXIT_UNREPORTED and arguments[0] in ("claim", "finish"):
+            return EXIT_UNREPORTED[reason]
         return EXIT_STOPPED.get(reason, 1)
 
 

@@ -44,8 +44,8 @@ stop() {
 }
 
 # finish: the last act of every end. It sends the log and reports to the gateway (unless another copy of this job has
-# the attempt), removes the private folder and keeps the script's own exit status. 0 means that the report was taken, 75
-# that the gateway could not be told how it ended.
+# the attempt), removes the private folder and keeps the script's own exit status. 0 means that the report was taken; 74,
+# 75 or 76 that nobody could be told how it ended (S3 away, gateway away, URLs expired).
 finish() {
   local status=$?
   trap - EXIT
@@ -53,8 +53,8 @@ finish() {
   if [[ -n $DIVBASE_SCRATCH ]]; then
     local unsent=0
     "${helper[@]}" finish "$status" ${reason:+"$reason"} || unsent=$?
-    if [[ $unsent == 75 && -z $reason ]]; then
-      status=75
+    if [[ $unsent == 7[456] && -z $reason ]]; then
+      status=$unsent
     elif [[ $unsent != 0 && $status == 0 ]]; then
       status=1
     fi

@@ -100,7 +100,9 @@ def test_without_the_object_it_failed() -> None:
     ("state", "code", "signal", "reason"),
     [
         ("FAILED", 1, 0, Reason.SCRIPT_FAILED),
+        ("FAILED", 74, 0, Reason.STORE_UNAVAILABLE),
         ("FAILED", 75, 0, Reason.GATEWAY_UNAVAILABLE),
+        ("FAILED", 76, 0, Reason.URLS_EXPIRED),
         ("FAILED", 0, 9, Reason.SCRIPT_FAILED),
         ("COMPLETED", 1, 0, Reason.SCRIPT_FAILED),
         ("COMPLETED", 0, 9, Reason.SCRIPT_FAILED),

@@ -21,7 +21,9 @@ def md5(data: bytes) -> str:
 
 
 def upload(data: bytes, part_size: int) -> Any:
-    made = node.Upload(SimpleNamespace(manifest={"part_size": part_size}), "x", "result", io.BytesIO(data))
+    desk = node.GatewayDesk({"gateway": "http://127.0.0.1:1", "attempt": "k3v9.1", "token": "t"}, 1)
+    job = SimpleNamespace(manifest={"part_size": part_size}, desk=desk)
+    made = node.Upload(job, "x", "result", io.BytesIO(data))
     made.measure()
     return made
 
@@ -41,7 +43,7 @@ def test_measure(data: bytes, part_size: int) -> None:
     """One reading gives the size, the SHA-256 of all and the MD5 of every part; an empty file is one empty part."""
     made = upload(data, part_size)
     parts = [data[start : start + part_size] for start in range(0, len(data), part_size)] or [b""]
-    assert (made.size, made.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert (made.size, made.output["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
     assert made.md5s == [md5(part) for part in parts]
 
 

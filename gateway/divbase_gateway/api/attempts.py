@@ -160,7 +160,7 @@ def fresh_urls(attempt: Attempt, gateway: TheGateway) -> FreshUrls:
                 request=presigned_of(each.request),
                 index_request=presigned_of(each.index.request) if each.index else None,
             )
-            for each in attempts.signed_inputs(attempt.job, gateway.store, gateway.policy)
+            for each in attempts.signed_inputs(attempt.job, gateway.store, gateway.policy.url_expiry)
         ]
     )
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, TextClause, bindparam, func, select, text, update
 from sqlalchemy.orm import Session, contains_eager, defer, joinedload, load_only, selectinload
 
-from divbase_gateway.db.models import AttemptRow, FileVersionRow, JobRow, ProjectRow
+from divbase_gateway.db.models import AttemptRow, FileVersionRow, JobRow, ProjectRow, UserRow
 from divbase_gateway.domain.files import FileState
 from divbase_gateway.domain.jobs import ENDS, JobState
 
@@ -105,13 +105,13 @@ def lock_job(session: Session, job_id: int) -> JobRow | None:
 
 
 def jobs_in_state(session: Session, *states: JobState) -> list[JobRow]:
-    """Open jobs in these states, oldest first, with their attempts."""
+    """Open jobs in these states, oldest first, with project and attempts."""
     return list(
         session.scalars(
             select(JobRow)
             .where(is_open(), JobRow.state.in_(states))
             .order_by(JobRow.id)
-            .options(selectinload(JobRow.attempts))
+            .options(joinedload(JobRow.project), selectinload(JobRow.attempts))
         )
     )
 
@@ -127,6 +127,7 @@ class AtScheduler(NamedTuple):
     slurm_job_id: str
     slurm_name: str
     submitted_at: datetime
+    access: str
     state: str
     bucket: str
     cancel_wanted: bool
@@ -151,6 +152,7 @@ _AT_SCHEDULER = (
     AttemptRow.slurm_job_id,
     AttemptRow.slurm_name,
     AttemptRow.submitted_at,
+    AttemptRow.access,
     JobRow.state,
     ProjectRow.bucket,
     JobRow.cancel_requested_at.is_not(None),
@@ -199,6 +201,15 @@ def reported_attempts(session: Session) -> list[AttemptRow]:
             .options(contains_eager(AttemptRow.job))
         )
     )
+
+
+def attempts_by_id(session: Session, ids: Sequence[int]) -> list[AttemptRow]:
+    """These attempts, oldest first, with job and project."""
+    found: list[AttemptRow] = []
+    for start in range(0, len(ids), 10_000):
+        query = select(AttemptRow).where(AttemptRow.id.in_(ids[start : start + 10_000])).order_by(AttemptRow.id)
+        found += session.scalars(query.options(joinedload(AttemptRow.job).joinedload(JobRow.project)))
+    return found
 
 
 def jobs_unheard_of(session: Session, since: datetime) -> list[int]:
@@ -297,3 +308,38 @@ def find_attempt(session: Session, job: str, number: int) -> AttemptRow | None:
 
 def count_open_jobs(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(JobRow).where(is_open())) or 0
+
+
+def list_everywhere(
+    session: Session,
+    *,
+    open_only: bool,
+    project: str | None,
+    states: Sequence[str],
+    user: str | None,
+    limit: int,
+) -> list[JobRow]:
+    """Jobs of all projects, newest first, for the operator: without question, plan and results."""
+    shown = (*_SHOWN_OF_ATTEMPTS, AttemptRow.elapsed_s)
+    query = (
+        select(JobRow)
+        .join(JobRow.project)
+        .join(JobRow.user)
+        .options(
+            contains_eager(JobRow.project),
+            contains_eager(JobRow.user),
+            selectinload(JobRow.attempts).options(load_only(*shown, raiseload=True)),
+            *(defer(column, raiseload=True) for column in _LONG_IN_JOBS),
+        )
+        .order_by(JobRow.id.desc())
+        .limit(limit)
+    )
+    if open_only:
+        query = query.where(is_open())
+    if project is not None:
+        query = query.where(ProjectRow.name == project)
+    if states:
+        query = query.where(JobRow.state.in_(states))
+    if user is not None:
+        query = query.where(UserRow.email == user.lower())
+    return list(session.scalars(query))

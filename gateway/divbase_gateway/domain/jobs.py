@@ -139,6 +139,9 @@ _PHASES = {
     "PREEMPTED": Phase.FAILED,
 }
 
+_SIGKILL = 9
+"""How SLURM ends a job that is over its memory where no cgroup does it: FAILED 0:9, and no word about memory."""
+
 _FAILURES = {
     "TIMEOUT": Reason.TIMED_OUT,
     "DEADLINE": Reason.TIMED_OUT,
@@ -175,6 +178,7 @@ class Evidence:
         results_verified: the store's: True if every reported object is there with its checksum, None while nobody
             has looked.
         cancel_requested: the user asked for its end.
+        over_memory: accounting saw it use more memory than it had asked for.
     """
 
     slurm_state: str | None
@@ -183,6 +187,7 @@ class Evidence:
     report: Report | None = None
     results_verified: bool | None = None
     cancel_requested: bool = False
+    over_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -246,6 +251,8 @@ def _judge_failed(evidence: Evidence) -> Decision:
         return _failure(evidence.report.reason, evidence.report.message)
     if base in _FAILURES:
         return _failure(_FAILURES[base])
+    if evidence.signal == _SIGKILL and evidence.over_memory:
+        return _failure(Reason.OUT_OF_MEMORY)
     if evidence.exit_code in EXITS_UNREPORTED:
         return _failure(EXITS_UNREPORTED[evidence.exit_code])
     ended = f"signal {evidence.signal}" if evidence.signal else f"exit code {evidence.exit_code}"

@@ -370,7 +370,7 @@ class S3Store:
         if found is None:
             raise NoCredentialsError
         current = found.get_frozen_credentials()
-        return Credentials(current.access_key, current.secret_key, current.token)
+        return Credentials(str(current.access_key), str(current.secret_key), current.token)
 
 
 def _named(bucket: str, key: str, version_id: str | None = None) -> str:

@@ -15,7 +15,7 @@ from divbase_gateway.domain.errors import DivBaseError, SchedulerUnavailable, St
 from divbase_gateway.domain.files import FileState, IndexKind, IndexRef
 from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.ports import ObjectStore, Scheduler
-from divbase_gateway.services.attempts import output_key
+from divbase_gateway.services import manifests
 from divbase_gateway.services.catalogue import attach_index
 from divbase_gateway.services.files import catalogued, store_inspection
 from divbase_gateway.services.settlement import ref_of
@@ -88,21 +88,15 @@ def discard_directories(
 
 def _discard(database: Database, scheduler: Scheduler, store: ObjectStore, attempt: AttemptRow, now: datetime) -> None:
     stored = _store_log(scheduler, store, attempt)
-    _forget_uploads(store, attempt)
+    manifests.abort_uploads(store, attempt.job, attempt.uploads)
     scheduler.discard(ref_of(attempt))
+    if attempt.access == "manifest":  # its directory is gone, so no late copy finds the claim free
+        manifests.remove_control_objects(store, attempt.job.project.bucket, attempt.job.public_id, attempt.number)
     with database.write() as session:
         session.get_one(AttemptRow, attempt.id).discarded_at = now
         job = session.get_one(JobRow, attempt.job_id, with_for_update=True)
         if stored is not None and JobState(job.state).is_end and not _has_log(job):
             job.results = [*job.results, stored]
-
-
-def _forget_uploads(store: ObjectStore, attempt: AttemptRow) -> None:
-    """Parts of a result that was never completed cost room for good; a completed upload is not touched by this."""
-    for output in attempt.uploads:
-        if output["upload"] is not None:
-            key = output_key(attempt.job, output["role"])
-            store.abort_multipart(attempt.job.project.bucket, key, output["upload"])
 
 
 def _has_log(job: JobRow) -> bool:

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -124,6 +124,13 @@ def claim(attempt: AttemptRow, claimant: str, host: str, slurm_job_id: str | Non
         set_state(attempt.job, JobState.RUNNING, now)
 
 
+def note_claim(attempt: AttemptRow, claimant: str, host: str, slurm_job_id: str | None) -> None:
+    """Keep who had the attempt, where that is read from the store after its end; when it began, the scheduler says."""
+    if attempt.claimant is None:
+        attempt.claimant, attempt.node = claimant, host
+        _follow(attempt, slurm_job_id)
+
+
 def _follow(attempt: AttemptRow, slurm_job_id: str | None) -> None:
     """The run that claimed is the one that counts, so its id is the one to look at.
 
@@ -148,18 +155,18 @@ def manifest_of(attempt: AttemptRow, store: ObjectStore, policy: JobPolicy) -> M
         job=job.public_id,
         attempt=attempt.number,
         kind=job.kind,
-        inputs=signed_inputs(job, store, policy),
+        inputs=signed_inputs(job, store, policy.url_expiry),
         part_size=policy.part_size,
         retry_for_s=policy.retry_for_s,
-        provenance=_provenance(job),
+        provenance=provenance_of(job),
     )
 
 
-def signed_inputs(job: JobRow, store: ObjectStore, policy: JobPolicy) -> list[NodeInput]:
-    """The job's inputs with fresh requests."""
+def signed_inputs(job: JobRow, store: ObjectStore, expires: timedelta) -> list[NodeInput]:
+    """The job's inputs with fresh requests that work for so long."""
 
     def signed(key: str, version_id: str) -> PresignedRequest:
-        return store.presign_get(job.project.bucket, key, version_id, Audience.NODE, policy.url_expiry)
+        return store.presign_get(job.project.bucket, key, version_id, Audience.NODE, expires)
 
     if job.kind == "index":
         plan = index_plan_of(job)
@@ -183,7 +190,8 @@ def signed_inputs(job: JobRow, store: ObjectStore, policy: JobPolicy) -> list[No
     ]
 
 
-def _provenance(job: JobRow) -> dict[str, Any]:
+def provenance_of(job: JobRow) -> dict[str, Any]:
+    """What the node writes into the result's record beside its own facts."""
     return {
         "project": job.project.name,
         "kind": job.kind,
@@ -217,16 +225,20 @@ def output_key(job: JobRow, role: str) -> str:
     Raises:
         InvalidRequest: a job of this kind has no such output.
     """
-    if role == "log":
-        return f"results/{job.public_id}/job.log"
-    if job.kind == "index":
-        keys = {"index": job.plan["output_key"]}
-    else:
-        result = f"results/{job.public_id}/{job.plan['output_name']}"
-        keys = {"result": result, "index": f"{result}.csi", "provenance": f"results/{job.public_id}/provenance.json"}
+    keys = output_keys(job)
     if role not in keys:
-        raise InvalidRequest(f"A job of kind {job.kind} has no output {role!r}; it has {', '.join([*keys, 'log'])}.")
-    return str(keys[role])
+        raise InvalidRequest(f"A job of kind {job.kind} has no output {role!r}; it has {', '.join(keys)}.")
+    return keys[role]
+
+
+def output_keys(job: JobRow) -> dict[str, str]:
+    """Role -> key, of every output that a job of this kind may have."""
+    folder = f"results/{job.public_id}"
+    log = {"log": f"{folder}/job.log"}
+    if job.kind == "index":
+        return {"index": str(job.plan["output_key"]), **log}
+    result = f"{folder}/{job.plan['output_name']}"
+    return {"result": result, "index": f"{result}.csi", "provenance": f"{folder}/provenance.json", **log}
 
 
 def announce_output(

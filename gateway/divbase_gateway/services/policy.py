@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Literal
 
 from divbase_gateway.domain.allocations import Ceilings, Labels, Limits
 
@@ -19,6 +20,8 @@ class JobPolicy:
         lost_after: how long a job may be missing from successful looks at the scheduler before it is LOST.
         quiet_period: how long successful, empty answers must last before a submission that was not answered is
             repeated.
+        node_access: `gateway`, or `manifest` where nodes reach S3 only (docs/node-protocol.md).
+        manifest_expiry: how long the URLs of a manifest work: from submission to the last output of the job.
         retry_for_s: how long a node keeps asking a gateway or store that does not answer, in seconds.
         part_size: of multipart results, bytes.
         prologue: shell lines of the site, such as `module load bcftools`.
@@ -33,6 +36,8 @@ class JobPolicy:
     url_expiry: timedelta = timedelta(hours=1)
     lost_after: timedelta = timedelta(minutes=10)
     quiet_period: timedelta = timedelta(minutes=5)
+    node_access: Literal["gateway", "manifest"] = "gateway"
+    manifest_expiry: timedelta = timedelta(days=7)
     retry_for_s: int = 600
     part_size: int = 64 * 1024 * 1024
     prologue: tuple[str, ...] = ()

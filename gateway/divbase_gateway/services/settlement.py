@@ -24,6 +24,7 @@ from divbase_gateway.domain.jobs import (
     phase_of,
     words_for,
 )
+from divbase_gateway.domain.reruns import more_would_help
 from divbase_gateway.domain.waiting import stuck_words
 from divbase_gateway.ports import ObjectStore, Sighting, SlurmRef
 from divbase_gateway.services.attempts import output_key
@@ -57,7 +58,7 @@ class Tracked:
 def tracked_attempts(session: Session) -> list[Tracked]:
     """Every attempt that the scheduler has and that is not settled: two queries, whatever their number."""
     found = rows.attempts_at_scheduler(session)
-    reported = {each.id: _reported_outputs(each, each.job) for each in rows.reported_attempts(session)}
+    reported = {each.id: reported_outputs(each, each.job) for each in rows.reported_attempts(session)}
     return [
         Tracked(
             job_id=row.job_id,
@@ -88,6 +89,11 @@ def is_news(
     return changed or row.missing_since is not None or phase_of(sighting.state) in _OVER
 
 
+def is_over(sighting: Sighting | None) -> bool:
+    """Whether the scheduler calls the run ended, well or badly."""
+    return sighting is not None and phase_of(sighting.state) in _OVER
+
+
 def ref_of(attempt: AttemptRow) -> SlurmRef:
     """The attempt's identity at the scheduler; it must have been submitted."""
     if attempt.cluster is None or attempt.slurm_job_id is None or attempt.submitted_at is None:
@@ -95,7 +101,8 @@ def ref_of(attempt: AttemptRow) -> SlurmRef:
     return SlurmRef(attempt.cluster, attempt.slurm_job_id, attempt.slurm_name, attempt.submitted_at)
 
 
-def _reported_outputs(attempt: AttemptRow, job: JobRow) -> list[dict[str, Any]]:
+def reported_outputs(attempt: AttemptRow, job: JobRow) -> list[dict[str, Any]]:
+    """The outputs that the attempt's report names, each with its key."""
     outputs = (attempt.report or {}).get("outputs") or []
     return [{**output, "key": output_key(job, output["role"])} for output in outputs]
 
@@ -116,8 +123,11 @@ def _is_there(store: ObjectStore, bucket: str, output: dict[str, Any]) -> bool:
         info = store.head(bucket, output["key"], output["version_id"])
     except NotFound:
         return False
-    seen = (info.size, info.etag, info.metadata.get("sha256"))
-    return seen == (output["size"], output["etag"], output["sha256"])
+    if (info.size, info.etag) != (output["size"], output["etag"]):
+        return False
+    # A node that reaches S3 only could not have its sha256 signed for beforehand. There the ETag is the witness: the
+    # gateway made it from the MD5s that the node took in the same reading as the sha256.
+    return "md5s" in output or info.metadata.get("sha256") == output["sha256"]
 
 
 def record_sighting(
@@ -128,10 +138,13 @@ def record_sighting(
     policy: JobPolicy,
     now: datetime,
     answering_since: datetime,
+    *,
+    unread: bool = False,
 ) -> JobRow | None:
     """Write down one attempt's part of a successful look, and settle the job if that decides it.
 
     Args:
+        unread: the run has ended, and what it left in the store could not be read yet: nothing is decided.
         sighting: None when the look succeeded and the job was not in it.
         verified: the store's word on the reported outputs; None when nobody looked.
         answering_since: when the last unbroken row of successful looks began; no absence counts from before.
@@ -150,7 +163,7 @@ def record_sighting(
     if _is_older_than_the_job_itself(attempt, sighting):
         return None
     _copy_sighting(job, attempt, sighting, now)
-    decision = decide(_evidence(job, attempt, verified))
+    decision = Decision(JobState.FINALIZING) if unread else decide(_evidence(job, attempt, verified))
     return _carry_out(job, attempt, decision, policy, now)
 
 
@@ -191,6 +204,7 @@ def _evidence(job: JobRow, attempt: AttemptRow, verified: bool | None) -> Eviden
         report=_report_of(attempt),
         results_verified=verified,
         cancel_requested=job.cancel_requested_at is not None,
+        over_memory=(attempt.max_rss_bytes or 0) > attempt.memory_mb << 20,
     )
 
 
@@ -222,7 +236,7 @@ def _carry_out(job: JobRow, attempt: AttemptRow, decision: Decision, policy: Job
         return None
     if decision.state is JobState.SUCCEEDED:
         attempt.outcome = "succeeded"
-        job.results = [_result(output) for output in _reported_outputs(attempt, job)]
+        job.results = [_result(output) for output in reported_outputs(attempt, job)]
         end_job(job, JobState.SUCCEEDED, now)
         return job
     if decision.state is JobState.FAILED:
@@ -243,8 +257,9 @@ def _fail(job: JobRow, attempt: AttemptRow, decision: Decision, policy: JobPolic
         reopen_job(job, now)
         job.message = f"Attempt {attempt.number} failed: {decision.message} Another attempt follows."
         return None
-    end_job(job, JobState.FAILED, now, reason, decision.message)
-    job.results = [_result(output) for output in _reported_outputs(attempt, job) if output["role"] == "log"]
+    words = [decision.message or words_for(reason), more_would_help(job.public_id, reason)]
+    end_job(job, JobState.FAILED, now, reason, " ".join(filter(None, words)))
+    job.results = [_result(output) for output in reported_outputs(attempt, job) if output["role"] == "log"]
     return job
 
 

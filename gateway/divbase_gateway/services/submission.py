@@ -10,18 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from divbase_jobscripts.render import node_helper_source
 from sqlalchemy.orm import Session
 
 from divbase_gateway.db import jobs as rows
 from divbase_gateway.db.models import AttemptRow, JobRow
+from divbase_gateway.domain.errors import DivBaseError, StoreUnavailable, SubmissionRefused
 from divbase_gateway.domain.ids import new_id
 from divbase_gateway.domain.jobs import JobState, Reason, words_for
-from divbase_gateway.ports import SlurmRef, Submission
-from divbase_gateway.services import drain
+from divbase_gateway.ports import ObjectStore, SlurmRef, Submission
+from divbase_gateway.services import drain, manifests
 from divbase_gateway.services.jobs import end_job, reopen_job, set_state
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.services.scripts import script_for
@@ -32,21 +34,34 @@ _CLOCKS_DIFFER_BY = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Ticket:
-    """A submission that is about to leave the house, and the row that answers for it."""
+    """A submission that is about to leave the house, and the row that answers for it.
+
+    Attributes:
+        unsigned: the job, where a manifest is still to be signed and put beside the script.
+        uploads: that were begun for the manifest.
+    """
 
     job_id: int
     attempt_number: int
     submission: Submission
+    unsigned: JobRow | None = None
+    uploads: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
 class Search:
-    """An attempt whose submission was not answered: look for `name` since `since`."""
+    """An attempt whose submission was not answered: look for `name` since `since`.
+
+    `empty_since` is when the first successful look found nothing, if one did.
+    """
 
     job_id: int
     attempt_number: int
     name: str
     since: datetime
+    empty_since: datetime | None
+    job: JobRow
+    attempt: AttemptRow
 
 
 def open_attempt(session: Session, job_id: int, policy: JobPolicy, now: datetime) -> Ticket | None:
@@ -68,26 +83,57 @@ def open_attempt(session: Session, job_id: int, policy: JobPolicy, now: datetime
         cores=job.cores,
         memory_mb=job.memory_mb,
         minutes=job.minutes,
+        access=policy.node_access,
         uploads=[],
     )
     session.add(attempt)
     job.attempt = number
     set_state(job, JobState.SUBMITTING, now)
     session.flush()
-    return Ticket(job.id, number, _submission(job, attempt, token, policy))
+    unsigned = job if policy.node_access == "manifest" else None
+    return Ticket(job.id, number, _submission(job, attempt, token, policy), unsigned)
 
 
 def _submission(job: JobRow, attempt: AttemptRow, token: str, policy: JobPolicy) -> Submission:
-    access = {"gateway": policy.node_url, "attempt": f"{job.public_id}.{attempt.number}", "token": token}
+    files = {"divbase_node.py": node_helper_source()}
+    if attempt.access == "gateway":
+        access = {"gateway": policy.node_url, "attempt": f"{job.public_id}.{attempt.number}", "token": token}
+        files["job.json"] = json.dumps(access).encode()
     return Submission(
         name=attempt.slurm_name,
         script=script_for(job, attempt.slurm_name, policy),
-        files={"divbase_node.py": node_helper_source(), "job.json": json.dumps(access).encode()},
+        files=files,
         comment=f"{job.public_id},{job.project.name},{job.user.email}",
         cores=attempt.cores,
         memory_mb=attempt.memory_mb,
         minutes=attempt.minutes,
     )
+
+
+def sign(ticket: Ticket, store: ObjectStore, policy: JobPolicy) -> Ticket:
+    """The ticket with its manifest, where its node reaches S3 only.
+
+    Raises:
+        StoreUnavailable: nothing was started.
+        SubmissionRefused: the manifest cannot be signed, now or later.
+    """
+    if ticket.unsigned is None:
+        return ticket
+    try:
+        signed = manifests.sign(ticket.unsigned, ticket.attempt_number, store, policy)
+    except StoreUnavailable:
+        raise
+    except DivBaseError as error:
+        raise SubmissionRefused(f"The job's access to the object store cannot be signed: {error.message}") from error
+    files = {**ticket.submission.files, manifests.FILE: signed.content}
+    return replace(ticket, submission=replace(ticket.submission, files=files), uploads=tuple(signed.uploads))
+
+
+def record_uploads(session: Session, ticket: Ticket) -> None:
+    """Keep what was begun for the manifest, so that it is ended with the attempt."""
+    attempt = _locked(session, ticket.job_id, ticket.attempt_number)[1]
+    if attempt is not None:
+        attempt.uploads = list(ticket.uploads)
 
 
 def record_submitted(session: Session, job_id: int, number: int, ref: SlurmRef, now: datetime) -> None:
@@ -161,9 +207,36 @@ def searches(session: Session) -> list[Search]:
     unknown = rows.jobs_in_state(session, JobState.SUBMIT_UNKNOWN)
     current = [(job, attempt) for job in unknown for attempt in job.attempts if attempt.number == job.attempt]
     return [
-        Search(job.id, attempt.number, attempt.slurm_name, attempt.created_at - _CLOCKS_DIFFER_BY)
+        Search(
+            job.id,
+            attempt.number,
+            attempt.slurm_name,
+            attempt.created_at - _CLOCKS_DIFFER_BY,
+            attempt.looked_for_since,
+            job,
+            attempt,
+        )
         for job, attempt in current
     ]
+
+
+def close(search: Search, store: ObjectStore, policy: JobPolicy, now: datetime, answering_since: datetime) -> bool:
+    """Before an attempt whose node reaches S3 only is given up: take its claim, as its token would die elsewhere.
+
+    Returns:
+        False: a run has claimed it, so it was submitted, and must go on being looked for.
+
+    Raises:
+        StoreUnavailable: it cannot be given up now.
+    """
+    quiet = now - max(search.empty_since or now, answering_since) >= policy.quiet_period
+    if search.attempt.access != "manifest" or not quiet:
+        return True
+    bucket, job = search.job.project.bucket, search.job
+    if not manifests.close_claim(store, bucket, job.public_id, search.attempt_number):
+        return False
+    manifests.abort_uploads(store, job, search.attempt.uploads)
+    return True
 
 
 def record_search(
