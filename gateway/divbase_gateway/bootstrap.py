@@ -169,7 +169,8 @@ def close_scheduler(scheduler: Scheduler) -> None:
 
 def _ssh_runner(chosen: SchedulerSettings) -> Runner:
     try:
-        from divbase_gateway.slurm.ssh import Login, SshRunner
+        from divbase_gateway.slurm.ssh import SshRunner
+        from divbase_gateway.slurm.ssh_connection import Login
     except ModuleNotFoundError as error:
         raise InvalidSettings(
             f"`scheduler.kind` is slurm-ssh, and {error.name} is not installed.",

@@ -16,7 +16,8 @@ from pathlib import PurePosixPath
 from divbase_gateway.ports import Clock, Observation, PastRun, Scheduler, SlurmRef, Submission
 from divbase_gateway.slurm.commands import SlurmCommands
 from divbase_gateway.slurm.scheduler import CliScheduler, SlurmScheduler
-from divbase_gateway.slurm.ssh import Login, SshRunner
+from divbase_gateway.slurm.ssh import SshRunner
+from divbase_gateway.slurm.ssh_connection import Login
 
 from tests.cluster.containers import Cluster, connect
 

@@ -12,17 +12,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import paramiko
-from divbase_gateway.slurm.ssh import Login
+from divbase_gateway.slurm.ssh_connection import Login
 
 
 @dataclass
 class Faults:
     """banner: printed before every command's output, as login files do.
     refuse_auth: no key is good enough.
-    drop_during: the connection is cut while a command with this word in it runs, once.
+    drop_at: the connection is cut when this is in what a command prints, once, instead of passing it on.
+    frozen_at: "open" or "exec": such a request is not answered, nor what comes after it; TCP itself is well.
+    without_python: there is no python3 on the machine.
     max_sessions: channels at once, as sshd's MaxSessions.
     silence_s: seconds before a command is run.
     without_status: the command's output comes, its exit status does not, and the last bytes are lost.
@@ -30,7 +32,9 @@ class Faults:
 
     banner: str = ""
     refuse_auth: bool = False
-    drop_during: str = ""
+    drop_at: bytes = b""
+    frozen_at: str = ""
+    without_python: bool = False
     max_sessions: int = 10
     silence_s: float = 0.0
     without_status: bool = False
@@ -38,7 +42,8 @@ class Faults:
 
 @dataclass
 class FakeSshd:
-    """A server, listening after `start`. `most_sessions` is the highest number of channels that were open at once."""
+    """A server, listening after `start`. `most_sessions` is the highest number of channels that were open at once,
+    `processes` are those of all commands, in the order of their start."""
 
     folder: Path
     faults: Faults = field(default_factory=Faults)
@@ -54,6 +59,7 @@ class FakeSshd:
         self._host_key = paramiko.ECDSAKey.generate()
         self._lock = threading.Lock()
         self._transports: list[paramiko.Transport] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
         self._socket = socket.socket()
 
     def start(self) -> None:
@@ -129,30 +135,72 @@ class _Session(paramiko.ServerInterface):
         return paramiko.AUTH_SUCCESSFUL if self._sshd.accepts(key) else paramiko.AUTH_FAILED
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
+        self._freeze("open")
         allowed = self._sshd.count(+1)
         return paramiko.OPEN_SUCCEEDED if allowed else paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        self._freeze("exec")
         threading.Thread(target=self._run, args=(channel, command.decode()), daemon=True).start()
         return True
+
+    def _freeze(self, request: str) -> None:
+        while self._sshd.faults.frozen_at == request and self._transport.is_active():
+            time.sleep(0.02)
 
     def _run(self, channel: paramiko.Channel, command: str) -> None:
         faults = self._sshd.faults
         time.sleep(faults.silence_s)
-        ended = subprocess.run(["/bin/sh", "-c", command], capture_output=True, stdin=subprocess.DEVNULL, check=False)
-        if faults.drop_during and faults.drop_during in command:
-            faults.drop_during = ""
-            self._transport.close()
-            return
+        if faults.without_python:
+            command = command.replace("python3", "/no/such/python3")
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self._sshd.processes.append(process)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        threading.Thread(target=_pass_input, args=(channel, process), daemon=True).start()
+        noise = threading.Thread(target=self._pass_errors, args=(channel, process.stderr), daemon=True)
+        noise.start()
         with suppress(OSError, EOFError):
-            cut = -5 if faults.without_status else None
-            channel.sendall(faults.banner.encode() + ended.stdout[:cut])
-            channel.sendall_stderr(faults.banner.encode() + ended.stderr)
+            channel.sendall(faults.banner.encode())
+            self._pass_output(channel, process.stdout)
+        status = process.wait()
+        noise.join()
+        with suppress(OSError, EOFError):
             if not faults.without_status:
-                channel.send_exit_status(ended.returncode)
+                channel.send_exit_status(status if status >= 0 else 128 - status)
         self._sshd.count(-1)
         with suppress(OSError, EOFError):
             channel.close()
+
+    def _pass_output(self, channel: paramiko.Channel, output: IO[bytes]) -> None:
+        faults, kept = self._sshd.faults, b""
+        while more := os.read(output.fileno(), 65536):
+            if faults.drop_at and faults.drop_at in more:
+                faults.drop_at = b""
+                self._transport.close()
+            if faults.without_status:
+                kept += more
+            else:
+                channel.sendall(more)
+        channel.sendall(kept[:-5])
+
+    def _pass_errors(self, channel: paramiko.Channel, output: IO[bytes]) -> None:
+        with suppress(OSError, EOFError):
+            channel.sendall_stderr(self._sshd.faults.banner.encode())
+            while more := os.read(output.fileno(), 65536):
+                channel.sendall_stderr(more)
+
+
+def _pass_input(channel: paramiko.Channel, process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    with suppress(OSError, EOFError):
+        while more := channel.recv(65536):
+            process.stdin.write(more)
+            process.stdin.flush()
+    with suppress(OSError):
+        process.stdin.close()
 
 
 class _Handle(paramiko.SFTPHandle):

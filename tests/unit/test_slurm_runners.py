@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import paramiko
 import pytest
-from divbase_gateway.slurm.runners import DirectoryUnavailable, LocalRunner, Runner, RunnerUnavailable
+from divbase_gateway.slurm.runners import Completed, DirectoryUnavailable, LocalRunner, Runner, RunnerUnavailable
 from divbase_gateway.slurm.ssh import SshRunner
 
 from tests.fakes.ssh_server import FakeSshd
@@ -111,6 +115,41 @@ def test_directory_that_could_not_be_filled_is_gone(runner: Runner, tmp_path: Pa
     assert not (tmp_path / "job").exists()
 
 
+def test_command_finds_the_directory_and_its_files(runner: Runner, tmp_path: Path) -> None:
+    """Private, byte for byte, before it starts."""
+    folder = PurePosixPath(tmp_path / "job")
+    script = f"cd {folder} && od -An -tx1 a && stat -c '%a %n' . a && echo err >&2; exit 3"
+    done = runner.run_beside(folder, {"a": b"\x00\xff"}, ["/bin/sh", "-c", script], {"PATH": "/usr/bin:/bin"}, 10)
+    assert (done.stdout.split(), done.stderr, done.status) == (["00", "ff", "700", ".", "600", "a"], "err\n", 3)
+
+
+def test_command_sees_these_variables_and_no_input(runner: Runner, tmp_path: Path) -> None:
+    """As every other command."""
+    script = ["/bin/sh", "-c", "/usr/bin/env; cat"]
+    done = runner.run_beside(PurePosixPath(tmp_path / "job"), {}, script, {"LC_ALL": "C"}, 10)
+    assert {line.partition("=")[0] for line in done.stdout.split()} <= {"LC_ALL", "PWD", "SHLVL", "_"}
+
+
+def test_command_without_its_directory_is_not_run(runner: Runner, tmp_path: Path) -> None:
+    """Neither where there is one already, which stays as it is, nor where it cannot be filled; the next one is."""
+    (tmp_path / "there").mkdir()
+    mark = ["/usr/bin/touch", str(tmp_path / "ran")]
+    with pytest.raises(DirectoryUnavailable, match="File exists"):
+        runner.run_beside(PurePosixPath(tmp_path / "there"), {"a": b"x"}, mark, {}, 10)
+    with pytest.raises(DirectoryUnavailable):
+        runner.run_beside(PurePosixPath(tmp_path / "job"), {"a": b"x", "no/such/b": b""}, mark, {}, 10)
+    assert [path.name for path in tmp_path.rglob("*") if path.name in ("ran", "a", "job")] == []
+    assert runner.run_beside(PurePosixPath(tmp_path / "job"), {"a": b"x"}, mark, {}, 10).status == 0
+
+
+def test_command_beside_files_that_takes_too_long_may_have_run(runner: Runner, tmp_path: Path) -> None:
+    """And what comes after it does not wait for it."""
+    with pytest.raises(RunnerUnavailable) as caught:
+        runner.run_beside(PurePosixPath(tmp_path / "a"), {}, ["/bin/sleep", "20"], {}, 1.0)
+    assert caught.value.started
+    assert runner.run_beside(PurePosixPath(tmp_path / "b"), {}, ["/bin/true"], {}, 10).status == 0
+
+
 def test_tail_of_a_file(runner: Runner, tmp_path: Path) -> None:
     """Its last bytes, all of a short one, nothing of none."""
     (tmp_path / "log").write_bytes(b"0123456789")
@@ -184,7 +223,7 @@ def test_answer_without_its_end_is_no_answer(sshd: FakeSshd, ssh: SshRunner) -> 
 def test_connection_lost_during_a_command_may_have_run_it(sshd: FakeSshd, ssh: SshRunner, tmp_path: Path) -> None:
     """It did; the next command connects again."""
     mark = tmp_path / "ran"
-    sshd.faults.drop_during = "touch"
+    sshd.faults.drop_at = b" end "
     assert fault(ssh, "/usr/bin/touch", str(mark)).started
     assert mark.exists()
     assert ssh.run(["/bin/echo", "again"], {}, 5).stdout.strip() == "again"
@@ -285,3 +324,167 @@ def test_files_wait_for_each_other_and_none_is_lost(ssh: SshRunner, tmp_path: Pa
         thread.join()
     assert failures == []
     assert [(tmp_path / f"job{n}" / "a").read_text() for n in range(20)] == [str(n) for n in range(20)]
+
+
+# --- the workers on the login node -------------------------------------------------------------------------------
+
+
+def beside(ssh: SshRunner, folder: Path, name: str, *argv: str) -> Completed:
+    command = argv or ("/bin/echo", name)
+    return ssh.run_beside(PurePosixPath(folder / name), {"file": name.encode()}, command, {"PATH": "/usr/bin:/bin"}, 20)
+
+
+def test_worker_is_kept_for_the_next_job(sshd: FakeSshd, ssh: SshRunner, tmp_path: Path) -> None:
+    """Ten jobs, one login."""
+    assert [beside(ssh, tmp_path, f"job{number}").stdout for number in range(10)] == [f"job{n}\n" for n in range(10)]
+    assert len(sshd.processes) == 1
+
+
+def test_workers_are_bounded_together_with_commands_and_files(sshd: FakeSshd, ssh: SshRunner, tmp_path: Path) -> None:
+    """Forty at once fit into sshd's ten sessions."""
+    ssh.read_tail(PurePosixPath("/nowhere"), 1)
+
+    def one(number: int) -> int:
+        return (beside(ssh, tmp_path, f"job{number}") if number % 2 else ssh.run(["/bin/true"], {}, 20)).status
+
+    with ThreadPoolExecutor(40) as pool:
+        assert list(pool.map(one, range(40))) == [0] * 40
+    assert sshd.most_sessions <= 9
+    assert len(list(tmp_path.glob("job*/file"))) == 20
+
+
+def test_banner_before_a_worker_is_not_in_the_answer(sshd: FakeSshd, ssh: SshRunner, tmp_path: Path) -> None:
+    """Whatever the login files print."""
+    sshd.faults.banner = "42\n{}\nWelcome! "
+    assert beside(ssh, tmp_path, "job").stdout == "job\n"
+
+
+def test_secrets_are_in_no_command_line(sshd: FakeSshd, ssh: SshRunner, tmp_path: Path) -> None:
+    """The process list of a login node is for everybody."""
+    files = {"job.json": b"the-token-of-the-job"}
+    done = ssh.run_beside(PurePosixPath(tmp_path / "job"), files, ["/bin/ps", "-eww", "-o", "args"], {}, 20)
+    assert "python3 -IS" in done.stdout
+    assert "the-token-of-the-job" not in done.stdout
+
+
+def test_worker_that_ended_between_two_jobs_is_replaced(sshd: FakeSshd, ssh: SshRunner, tmp_path: Path) -> None:
+    """Somebody tidies the login node."""
+    beside(ssh, tmp_path, "one")
+    sshd.processes[0].kill()
+    time.sleep(0.3)
+    assert beside(ssh, tmp_path, "two").stdout == "two\n"
+
+
+def test_worker_that_ended_before_it_began_has_run_nothing(sshd: FakeSshd, ssh: SshRunner, tmp_path: Path) -> None:
+    """That is certain, so another one takes the job: it runs once."""
+    beside(ssh, tmp_path, "one")
+    first = sshd.processes[0]
+    first.send_signal(signal.SIGSTOP)
+    threading.Timer(0.5, first.kill).start()
+    log = tmp_path / "log"
+    assert beside(ssh, tmp_path, "two", "/bin/sh", "-c", f"echo ran >>{log}").status == 0
+    assert (len(sshd.processes), log.read_text()) == (2, "ran\n")
+
+
+def test_worker_that_ended_in_the_middle_may_have_run_the_command(
+    sshd: FakeSshd, ssh: SshRunner, tmp_path: Path
+) -> None:
+    """sbatch may be at work although nobody hears of it."""
+    threading.Timer(1.0, lambda: sshd.processes[0].kill()).start()
+    with pytest.raises(RunnerUnavailable) as caught:
+        beside(ssh, tmp_path, "job", "/bin/sleep", "5")
+    assert caught.value.started
+
+
+@pytest.mark.parametrize("heard", [b'"begun"', b'"status"'])
+def test_connection_lost_while_a_worker_is_at_work_may_have_run_it(
+    sshd: FakeSshd, ssh: SshRunner, tmp_path: Path, heard: bytes
+) -> None:
+    """What it said last was lost; the next job connects again."""
+    sshd.faults.drop_at = heard
+    with pytest.raises(RunnerUnavailable) as caught:
+        beside(ssh, tmp_path, "one")
+    assert caught.value.started
+    assert beside(ssh, tmp_path, "two").stdout == "two\n"
+    assert sshd.connections == 2
+
+
+def test_login_node_without_python_takes_jobs_too(sshd: FakeSshd, ssh: SshRunner, tmp_path: Path) -> None:
+    """By the file session and a command, without asking for Python each time."""
+    sshd.faults.without_python = True
+    assert [beside(ssh, tmp_path, f"job{number}").stdout for number in range(3)] == [f"job{n}\n" for n in range(3)]
+    assert len(sshd.processes) == 4
+    assert (tmp_path / "job1" / "file").stat().st_mode & 0o777 == 0o600
+
+
+# --- a login node that hangs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("request_", ["open", "exec"])
+def test_sshd_that_stops_answering_is_given_up(sshd: FakeSshd, tmp_path: Path, request_: str) -> None:
+    """TCP is well and nothing comes: within the limit the connection is cut, and the next command makes another."""
+    runner = SshRunner(sshd.login(answer_s=0.5), first_pause_s=0.05)
+    assert runner.run(["/bin/true"], {}, 20).status == 0
+    sshd.faults.frozen_at = request_
+    begun = time.monotonic()
+    assert fault(runner, timeout_s=20).started == (request_ == "exec")
+    with pytest.raises(RunnerUnavailable) as caught:
+        beside(runner, tmp_path, "one")
+    assert not caught.value.started
+    assert time.monotonic() - begun < 8
+    sshd.faults.frozen_at = ""
+    assert runner.run(["/bin/true"], {}, 20).status == 0
+    runner.close()
+
+
+def test_channel_that_sshd_still_counts_is_waited_for(sshd: FakeSshd, ssh: SshRunner) -> None:
+    """A session ends on its side a moment after ours."""
+    ssh.run(["/bin/true"], {}, 5)
+    sshd.faults.max_sessions = 0
+    threading.Timer(0.4, lambda: setattr(sshd.faults, "max_sessions", 10)).start()
+    assert ssh.run(["/bin/true"], {}, 5).status == 0
+
+
+# --- keys --------------------------------------------------------------------------------------------------------
+
+
+def test_key_that_others_can_read_is_not_used(sshd: FakeSshd) -> None:
+    """With the command that mends it."""
+    (sshd.folder / "key").chmod(0o640)
+    error = fault(SshRunner(sshd.login()))
+    assert not error.started
+    assert f"chmod 600 {sshd.folder / 'key'}" in str(error)
+
+
+def test_file_that_is_no_key_says_so(sshd: FakeSshd, tmp_path: Path) -> None:
+    """And which setting names it."""
+    (tmp_path / "not-a-key").write_text("hello")
+    (tmp_path / "not-a-key").chmod(0o600)
+    error = fault(SshRunner(sshd.login(key_file=tmp_path / "not-a-key")))
+    assert not error.started
+    assert "scheduler.ssh_key_file" in str(error)
+
+
+def test_no_key_at_all_says_where_one_may_come_from(sshd: FakeSshd) -> None:
+    """Neither a file nor an agent."""
+    error = fault(SshRunner(sshd.login(key_file=None)))
+    assert not error.started
+    assert "scheduler.ssh_agent" in str(error)
+
+
+@pytest.mark.skipif(shutil.which("ssh-agent") is None, reason="no ssh-agent here")
+def test_key_of_an_agent_is_used(sshd: FakeSshd, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any) -> None:
+    """Only where the settings say so."""
+    address = tmp_path_factory.mktemp("agent") / "s"
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(address))
+    with subprocess.Popen(["ssh-agent", "-D", "-a", str(address)], stdout=subprocess.DEVNULL) as agent:
+        try:
+            while not address.exists():
+                time.sleep(0.01)
+            subprocess.run(["ssh-add", "-q", str(sshd.folder / "key")], check=True, capture_output=True)
+            assert not fault(SshRunner(sshd.login(key_file=None))).started
+            runner = SshRunner(sshd.login(key_file=None, agent=True))
+            assert runner.run(["/bin/true"], {}, 5).status == 0
+            runner.close()
+        finally:
+            agent.terminate()

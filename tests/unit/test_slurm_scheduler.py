@@ -243,6 +243,16 @@ class Recorded:
         return Completed(0, self.texts[PurePosixPath(argv[0]).name], "")
 
     def put_directory(self, path: PurePosixPath, files: Mapping[str, bytes]) -> None: ...
+    def run_beside(
+        self,
+        path: PurePosixPath,
+        files: Mapping[str, bytes],
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        timeout_s: float,
+    ) -> Completed:
+        return self.run(argv, environment, timeout_s)
+
     def read_tail(self, path: PurePosixPath, max_bytes: int) -> bytes:
         return b""
 

@@ -57,7 +57,8 @@ class PyslurmScheduler(SlurmScheduler):
         self._worker.start(self._limit_s)
         return super().submit(submission)
 
-    def _sbatch(self, directory: PurePosixPath, name: str) -> str:
+    def _sbatch(self, directory: PurePosixPath, name: str, files: Mapping[str, bytes]) -> str:
+        self._runner.put_directory(directory, files)
         params = {"directory": str(directory), "name": name, "script": SCRIPT}
         try:
             return str(self._worker.ask("submit", params, self._limit_s))
