@@ -13,6 +13,7 @@ from divbase_cli.failure import CommandFailed, ExitCode
 from divbase_cli.files import print_downloads
 from divbase_cli.output import seconds, size
 from divbase_cli.progress import JobView, summary, transfer_bars
+from divbase_cli.quantities import parse_memory, parse_minutes
 from divbase_cli.session import Session
 
 if TYPE_CHECKING:
@@ -186,10 +187,19 @@ def cancel(session: Session, job: JobId) -> None:
     _print_state(session, session.client.jobs.cancel(session.project, job))
 
 
-@command(app, "rerun", example="divbase jobs rerun JOB")
-def rerun(session: Session, job: JobId) -> None:
+@command(app, "rerun", example=["divbase jobs rerun JOB --more", "divbase jobs rerun JOB --memory 16G --time 4h"])
+def rerun(
+    session: Session,
+    job: JobId,
+    memory: Annotated[str | None, typer.Option(help="Memory to ask for, e.g. 8G; as before if left out.")] = None,
+    time: Annotated[str | None, typer.Option(help="Time limit to ask for, e.g. 2h; as before if left out.")] = None,
+    more: Annotated[bool, typer.Option("--more", help="Ask for double of what ran out: memory or time.")] = False,
+) -> None:
     """Try a job again that ended without success, on the same inputs."""
-    _print_state(session, session.client.jobs.rerun(session.project, job))
+    memory_mb = None if memory is None else parse_memory(memory, "--memory")
+    minutes = None if time is None else parse_minutes(time, "--time")
+    again = session.client.jobs.rerun(session.project, job, memory_mb=memory_mb, minutes=minutes, more=more)
+    _print_state(session, again)
 
 
 @command(app, "result", example="divbase jobs result JOB --download results")

@@ -43,11 +43,15 @@ class Jobs:
         """A job that has ended stays as it is."""
         return self._connection.post(path_of("projects", project, "jobs", job, "cancel"), Job)
 
-    def rerun(self, project: str, job: str) -> JobDetail:
-        """A new attempt on the same inputs, after an end without success."""
-        return self._connection.post(
-            path_of("projects", project, "jobs", job, "rerun"), JobDetail, Rerun(), creates=True
-        )
+    def rerun(
+        self, project: str, job: str, *, memory_mb: int | None = None, minutes: int | None = None, more: bool = False
+    ) -> JobDetail:
+        """A new attempt on the same inputs, after an end without success.
+
+        `memory_mb` and `minutes` are what it asks for, None as much as before; `more` doubles what ran out.
+        """
+        wish = Rerun(memory_mb=memory_mb, minutes=minutes, more=more)
+        return self._connection.post(path_of("projects", project, "jobs", job, "rerun"), JobDetail, wish, creates=True)
 
     def wait(
         self,

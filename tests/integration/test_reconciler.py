@@ -222,8 +222,8 @@ class World:
     def cancel(self, job: str) -> Response:
         return self.lab.editor.post(f"{self.lab.path}/jobs/{job}/cancel")
 
-    def rerun(self, job: str) -> Response:
-        return self.lab.editor.post(f"{self.lab.path}/jobs/{job}/rerun")
+    def rerun(self, job: str, **wish: object) -> Response:
+        return self.lab.editor.post(f"{self.lab.path}/jobs/{job}/rerun", wish)
 
     def log(self, job: str) -> dict[str, Any]:
         return cast("dict[str, Any]", self.lab.editor.get(f"{self.lab.path}/jobs/{job}/log").json())
@@ -912,6 +912,55 @@ def test_a_failed_job_runs_again_as_a_new_attempt(world: World) -> None:
     world.tick()
     assert (world.state(job), len(world.attempts(job))) == ("SUCCEEDED", 2)
     assert world.rerun(job).status_code == 409
+
+
+@pytest.mark.parametrize(("end", "column"), [("OUT_OF_MEMORY", "memory_mb"), ("TIMEOUT", "minutes")])
+def test_a_job_that_ran_out_runs_again_with_double(world: World, end: str, column: str) -> None:
+    """Guards: the message names the command, the scheduler is asked for double, each attempt keeps what it had."""
+    job = world.submit()
+    world.sees(job, Sighting(end, exit_code=0, signal=9))
+    world.tick()
+    assert world.job(job).message.endswith(f"`divbase jobs rerun {job} --more` asks for double.")  # type: ignore[union-attr]
+    answer = world.rerun(job, more=True)
+    assert answer.status_code == 201, answer.text
+    world.tick()
+    first, second = world.attempts(job)
+    assert (getattr(second, column), answer.json()[column]) == (2 * getattr(first, column),) * 2
+    assert getattr(world.at_scheduler(job).submission, column) == getattr(second, column)
+
+
+def test_a_job_killed_over_its_memory_ran_out_of_memory(world: World) -> None:
+    """Guards: without cgroups SLURM says only FAILED 0:9; accounting saw what it used."""
+    job = world.submit()
+    asked = world.attempts(job)[0].memory_mb * 2**20
+    world.sees(job, Sighting("FAILED", exit_code=0, signal=9, max_rss_bytes=asked + 1))
+    world.tick()
+    assert world.end(job) == ("FAILED", "out_of_memory")
+
+
+def test_a_job_killed_below_its_memory_did_not_run_out(world: World) -> None:
+    """Guards: somebody's kill -9 is not called a lack of memory, and more is refused."""
+    job = world.submit()
+    asked = world.attempts(job)[0].memory_mb * 2**20
+    world.sees(job, Sighting("FAILED", exit_code=0, signal=9, max_rss_bytes=asked // 2))
+    world.tick()
+    assert world.end(job) == ("FAILED", "script_failed")
+    refused = world.rerun(job, more=True)
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    assert world.rerun(job, memory_mb=1).status_code == 422
+    assert world.state(job) == "FAILED"
+
+
+def test_a_rerun_asks_for_the_numbers_that_it_is_given(world: World) -> None:
+    """Guards: memory and time reach the scheduler, in the script too."""
+    job = world.submit()
+    world.sees(job, FAILED)
+    world.tick()
+    assert world.rerun(job, memory_mb=12_345, minutes=77).status_code == 201
+    world.tick()
+    submission = world.at_scheduler(job).submission
+    assert (submission.memory_mb, submission.minutes) == (12_345, 77)
+    assert "#SBATCH --mem=12345" in submission.script
 
 
 # --- afterwards ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.db.session import after_commit
 from divbase_gateway.domain.drain import Drain
 from divbase_gateway.domain.jobs import JobState
+from divbase_gateway.domain.reruns import Wish
 from divbase_gateway.domain.waiting import waiting_words
 from divbase_gateway.services import drain, jobs, queries, results
 from divbase_gateway.services.plans import query_plan_of
@@ -87,10 +88,11 @@ def cancel_job(job: str, caller: Querier, session: WriteSession, gateway: TheGat
 def rerun_job(
     job: str, body: models.Rerun, caller: Querier, session: WriteSession, gateway: TheGateway, once: Once
 ) -> Response:
-    """Run a job that did not succeed again, as a new attempt on the same inputs."""
+    """Run a job that did not succeed again, as a new attempt on the same inputs, with more if that is asked for."""
 
     def create() -> models.JobDetail:
-        again = jobs.rerun(session, caller.project, job, caller.user, caller.role, gateway.policy, once.now)
+        wish = Wish(body.memory_mb, body.minutes, body.more)
+        again = jobs.rerun(session, caller.project, job, caller.user, caller.role, gateway.policy, once.now, wish)
         return detail_of(again, drain.holding(session, [again]))
 
     answer = idempotently(once, session, caller, body, create)

@@ -19,6 +19,7 @@ from divbase_gateway.domain.jobs import JobState, Reason
 from divbase_gateway.domain.planning import plan_to_dict
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.domain.queries import IndexPlan, Plan
+from divbase_gateway.domain.reruns import Wish, next_resources
 from divbase_gateway.services.allocations import check_limits, check_resources
 from divbase_gateway.services.plans import index_plan_digest, index_plan_for, index_plan_to_dict, resources_of
 from divbase_gateway.services.policy import JobPolicy
@@ -152,15 +153,20 @@ def rerun(
     role: Role,
     policy: JobPolicy,
     now: datetime,
+    wish: Wish | None = None,
 ) -> JobRow:
     """Run a job that ended without success again, on the inputs that it was planned on, as a new attempt.
 
     A file whose index it could not build waits for it once more.
 
+    Args:
+        wish: what to ask of the scheduler; None asks for the same as before.
+
     Raises:
         NotFound: no such job.
         Forbidden: it is somebody else's and the role is below MANAGE.
-        Conflict: it has not ended, or it succeeded.
+        Conflict: it has not ended, or it succeeded, or more would not help it.
+        InvalidRequest: the wish is for less than its plan needs.
         BeyondCeiling: it asks for more than a job of the project may have by now.
         LimitReached: project or user have no room for it at the moment.
     """
@@ -179,14 +185,23 @@ def rerun(
             hint=f"`divbase jobs result {public_id}` fetches it. A new `divbase query run` asks again.",
             details={"state": state},
         )
-    if job.kind == "query":
-        given = check_resources(job.project, policy, Resources(job.cores, job.memory_mb, job.minutes))
-        check_limits(session, job.project, job.user, policy, given, now)
-        job.cores = given.cores
+    _ask_for(session, job, policy, wish or Wish(), now)
     reopen_job(job, now)
     for version in rows.versions_without_index(session, job.public_id):
         version.state, version.reason = FileState.INDEXING, None
     return job
+
+
+def _ask_for(session: Session, job: JobRow, policy: JobPolicy, wish: Wish, now: datetime) -> None:
+    """Set what the job's next attempt asks of the scheduler, if it may."""
+    planned = Resources(job.plan["cores"], job.plan["memory_mb"], job.plan["minutes"])
+    last = Resources(job.cores, job.memory_mb, job.minutes)
+    given = next_resources(job.public_id, planned, last, job.reason, wish)
+    if job.kind == "query" or not wish.is_none:  # what an upload brings about is not refused, what somebody asks is
+        given = check_resources(job.project, policy, given)
+    if job.kind == "query":
+        check_limits(session, job.project, job.user, policy, given, now)
+    job.cores, job.memory_mb, job.minutes = given.cores, given.memory_mb, given.minutes
 
 
 def _check_owner(job: JobRow, user: UserRow, role: Role, verb: str) -> None:
