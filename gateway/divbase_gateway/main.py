@@ -22,12 +22,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from divbase_gateway import bootstrap, doctor, embedded
+from divbase_gateway import bootstrap, doctor, embedded, operating
 from divbase_gateway.api.app import create_app, openapi_document
 from divbase_gateway.db import migrate as schema
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import DivBaseError
 from divbase_gateway.logs import set_up_logs
+from divbase_gateway.operating import AsJson, Config
 from divbase_gateway.services import keys, users
 from divbase_gateway.settings import LoadedSettings, Settings, load, markdown
 
@@ -37,12 +38,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", help="Settings file (TOML); default: $DIVBASE_CONFIG, else ./divbase.toml if there."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def run() -> None:
@@ -184,6 +179,10 @@ def bring_up(
         typer.echo(f"DivBase is up at {url}; everything is in {folder}. Ctrl-C stops it, the data stays.", err=True)
         typer.echo(f"Sign in with: divbase login {url} --api-key-stdin < {stack.admin_key}", err=True)
         _serve(stack.gateway, stack.listener)
+
+
+for _name, _command in operating.COMMANDS.items():
+    app.command(_name)(_command)
 
 
 def _end_in_order() -> None:

@@ -35,6 +35,7 @@ class FakeCluster:
     ctld_away, dbd_away: the daemon does not answer.
     lose_answer: for the next sbatch only; "after_accept" or "before_accept", with exit 1 and a timeout's words.
     accept_and_fail: for the next sbatch only; the job is accepted, the id printed, and the exit status 1.
+    twice: for the next sbatch only; two jobs come of it, and the id of the first is printed.
     refuse: slurmctld's words for every sbatch.
     banner: noise before every answer, on standard output and standard error.
     hang_s: seconds before every answer.
@@ -247,6 +248,8 @@ def sbatch(folder: Path, state: State, argv: list[str]) -> None:
     if lost == "before_accept":
         _fail(timeout)
     job = _new_job(state, options, script)
+    if faults.pop("twice", False):
+        _new_job(state, options, script)
     if lost == "after_accept":
         _fail(timeout)
     print(job["id"])
