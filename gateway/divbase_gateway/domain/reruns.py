@@ -65,7 +65,7 @@ def _doubled(job_id: str, planned: Resources, last: Resources, reason: str | Non
             return replace(last, minutes=min(2 * last.minutes, most))
         raise _enough(job_id, f"{last.minutes} minutes", f"--time {2 * last.minutes}m")
     raise Conflict(
-        f"Job {job_id} ran out of neither memory nor time ({reason or 'no reason is known'}), so more of them would not "
+        f"Job {job_id} ran out of neither memory nor time ({reason or 'no reason is known'}), so more would not "
         "help it.",
         hint=f"`divbase jobs rerun {job_id}` runs it again as it was; --memory and --time ask for a number.",
         details={"reason": reason},
