@@ -201,6 +201,10 @@ def _print_usage(lines: Sequence[usage.Line], by: Grouping) -> None:
 
 def run_audit(
     since: Annotated[str, typer.Option("--since", help="How far back: 90m, 12h, 7d, 4w.")] = "7d",
+    shared_account: Annotated[
+        bool,
+        typer.Option("--shared-account", help="Other gateways use the account too: unknown runs are theirs."),
+    ] = False,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
@@ -215,7 +219,7 @@ def run_audit(
     begin = clock.now() - _since(since)
     lost_after = timedelta(seconds=values.jobs.lost_after_s)
     with _database(values) as database, _scheduler(values) as scheduler:
-        found = audit.audit(database, scheduler, clock, begin, lost_after)
+        found = audit.audit(database, scheduler, clock, begin, lost_after, shared_account=shared_account)
     if as_json:
         typer.echo(json.dumps(_audit_record(found, begin), indent=2))
     else:
@@ -236,6 +240,7 @@ def _audit_record(found: Audit, since: datetime) -> dict[str, object]:
         "since": since.isoformat(),
         "clean": not found.faults,
         "runs": found.runs,
+        "of_others": found.of_others,
         "too_early": found.too_early,
         "by_state": {state: asdict(count) for state, count in sorted(found.by_state.items())},
         "findings": [
@@ -246,7 +251,10 @@ def _audit_record(found: Audit, since: datetime) -> dict[str, object]:
 
 def _print_audit(found: Audit, since: datetime) -> None:
     jobs_found = sum(count.jobs for count in found.by_state.values())
-    typer.echo(f"Jobs accepted since {since:%Y-%m-%d %H:%M} UTC: {jobs_found}; runs in accounting: {found.runs}.")
+    others = f", and {found.of_others} that the database does not know" if found.of_others else ""
+    typer.echo(
+        f"Jobs accepted since {since:%Y-%m-%d %H:%M} UTC: {jobs_found}; runs in accounting: {found.runs}{others}."
+    )
     if found.by_state:
         table = Table("state", "jobs", "no run", "one run", "two or more", "runs that counted")
         for state in [state for state in JobState if state in found.by_state]:

@@ -139,7 +139,12 @@ def test_a_run_that_claimed_and_is_not_found_is_never_submitted_again(world: Wor
     """Guards: it reached the scheduler, whatever searches say; after the deadline it is LOST, which is loud."""
     job = world.accept()
     world.scheduler.lose_answer = LostAnswer.AFTER_ACCEPT
-    world.scheduler.before_answer = lambda: (run_of(world, job, "1").claim(), world.scheduler.jobs.clear())
+
+    def claim_and_vanish() -> None:
+        run_of(world, job, "1").claim()
+        world.scheduler.jobs.clear()
+
+    world.scheduler.before_answer = claim_and_vanish
     world.tick()
     world.tick(QUIET + timedelta(seconds=1))
     assert (world.state(job), world.scheduler.accepted) == ("SUBMIT_UNKNOWN", 1)

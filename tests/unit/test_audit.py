@@ -161,6 +161,13 @@ def test_a_run_of_an_older_job_is_known() -> None:
     assert Books([], [run()], {"divbase-p-j1-a"}).faults() == []
 
 
+def test_an_account_that_other_gateways_use_too() -> None:
+    """Their runs are counted and no fault; ours are judged as ever."""
+    books = Books([job(JobState.LOST, Reason.NOT_SEEN)], [alive(), run("2", "divbase-q-j9-a")])
+    audit = compare(books.jobs, books.runs, set(), NOW, LOST_AFTER, shared_account=True)
+    assert ([each.kind for each in audit.faults], audit.runs, audit.of_others) == ([Kind.ALIVE_AFTER_END], 1, 1)
+
+
 def test_an_ended_job_whose_run_lives() -> None:
     """It uses the cluster for nobody."""
     assert Books([job(JobState.LOST, Reason.NOT_SEEN)], [alive()]).faults() == [Kind.ALIVE_AFTER_END]

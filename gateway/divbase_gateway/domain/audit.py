@@ -96,7 +96,7 @@ _ADVICE = {
     Kind.SUCCESS_WITHOUT_RUN: "Compare `divbase jobs show` with `sacct -j`; do not use the result before it is clear.",
     Kind.TWO_RUNS_WORKED: "Read both logs; check the result's sha256 against its provenance, and report this.",
     Kind.GIVEN_UP_RUN_WORKED: "Read its log; it should have ended at its claim. Please report this.",
-    Kind.UNKNOWN_RUN: "Is it another DivBase gateway's with the same account? If not, `scancel` it while it is alive.",
+    Kind.UNKNOWN_RUN: "Another gateway's with the same account? Say `--shared-account`. If not, `scancel` it while it lives.",
     Kind.NOT_IN_ACCOUNTING: "Does slurmdbd keep jobs for that long, and does the gateway look at the right cluster?",
     Kind.CONTRADICTION: "Compare `divbase jobs show` with `sacct -j`; `divbase jobs rerun` repeats it.",
     Kind.OVERDUE: "Is `divbase-gateway serve` running, and does `divbase-gateway doctor` reach the scheduler?",
@@ -141,12 +141,16 @@ class Count:
 
 @dataclass(frozen=True)
 class Audit:
-    """The outcome: `by_state` for every state that a job is in, and findings in a fixed order."""
+    """The outcome: `by_state` for every state that a job is in, and findings in a fixed order.
+
+    `runs` are those of ours that accounting has, `of_others` those that the database does not know.
+    """
 
     by_state: dict[JobState, Count]
     findings: list[Finding]
     runs: int = 0
     too_early: int = 0
+    of_others: int = 0
 
     @property
     def faults(self) -> list[Finding]:
@@ -178,6 +182,7 @@ def compare(
     lost_after: timedelta,
     *,
     held_back: bool = False,
+    shared_account: bool = False,
 ) -> Audit:
     """Set every job against its runs.
 
@@ -188,6 +193,7 @@ def compare(
         now: when the database was read, after accounting had answered.
         lost_after: how long the site lets a job be missing before it is LOST.
         held_back: the operator holds submission back, so that accepted jobs may wait for ever.
+        shared_account: other gateways run jobs under the same account, so that unknown runs are only counted.
     """
     by_name: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -197,11 +203,13 @@ def compare(
     for job in jobs:
         _count(by_state.setdefault(job.state, Count()), job, books)
         _compare_job(job, books)
-    for name in sorted(set(by_name) - set(known_names) - {each.name for job in jobs for each in job.attempts}):
-        for run in by_name[name]:
-            words = f"{run.slurm_job_id} ({name}) is {run.state} at the scheduler, and the database knows no such name."
-            books.add(Kind.UNKNOWN_RUN, words, None, None, run)
-    return Audit(by_state, books.findings, sum(map(len, by_name.values())), books.too_early)
+    ours = {each.name for job in jobs for each in job.attempts}.union(known_names)
+    unknown = [run for name in sorted(set(by_name) - ours) for run in by_name[name]]
+    for run in [] if shared_account else unknown:
+        words = f"{run.slurm_job_id} ({run.name}) is {run.state} at the scheduler, and the database knows no such name."
+        books.add(Kind.UNKNOWN_RUN, words, None, None, run)
+    known = sum(map(len, by_name.values())) - len(unknown)
+    return Audit(by_state, books.findings, known, books.too_early, of_others=len(unknown))
 
 
 def _count(count: Count, job: Job, books: _Books) -> None:

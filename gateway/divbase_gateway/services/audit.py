@@ -13,8 +13,16 @@ from divbase_gateway.ports import Clock, PastRun, Scheduler
 from divbase_gateway.services import drain
 
 
-def audit(database: Database, scheduler: Scheduler, clock: Clock, since: datetime, lost_after: timedelta) -> Audit:
-    """Compare every job accepted since then with what ran.
+def audit(
+    database: Database,
+    scheduler: Scheduler,
+    clock: Clock,
+    since: datetime,
+    lost_after: timedelta,
+    *,
+    shared_account: bool = False,
+) -> Audit:
+    """Compare every job accepted since then with what ran; `compare` says what is what.
 
     Accounting is asked first: a run that it knows has its name in the database, because that is written before.
 
@@ -27,7 +35,7 @@ def audit(database: Database, scheduler: Scheduler, clock: Clock, since: datetim
         jobs = [_job_of(row) for row in rows.jobs_accepted_since(session, since)]
         known = rows.known_names(session, {run.name for run in runs})
         held_back = drain.current(session) is not None
-    return compare(jobs, runs, known, now, lost_after, held_back=held_back)
+    return compare(jobs, runs, known, now, lost_after, held_back=held_back, shared_account=shared_account)
 
 
 def _run_of(past: PastRun) -> Run:
