@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 import time
@@ -22,12 +24,16 @@ for line in sys.stdin:
     number, method, params = request["id"], request["method"], request["params"]
     if method == "echo": say(id=number, result=params)
     if method == "pid": say(id=number, result=os.getpid())
-    if method == "refuse": say(id=number, error={"kind": "slurm", "words": "no"})
+    if method == "refuse":
+        sys.stderr.write("error: of another request\\n")
+        say(id=number, error={"kind": "slurm", "words": "no"})
     if method == "hang": time.sleep(60)
     if method == "child":
         child = subprocess.Popen(["sleep", "60"])
         open(params["file"], "w").write(str(child.pid))
         time.sleep(60)
+    if method == "rave":
+        while True: sys.stderr.write("error: retrying\\n" * 100)
     if method == "die": sys.stderr.write("fatal: all is lost\\n"); sys.exit(1)
     if method == "babble": print("Last login: yesterday", flush=True)
     if method == "late": say(id=number - 1, result=None)
@@ -103,6 +109,25 @@ def test_process_that_hangs_is_killed_within_the_limit(process: PyslurmProcess) 
     process.close()
 
 
+def test_process_that_only_complains_is_killed_within_the_limit(process: PyslurmProcess) -> None:
+    """Words on standard error are no answer, however many."""
+    pid_of(process)
+    began = time.monotonic()
+    fault = fault_of(process, "rave", limit_s=0.5)
+    assert time.monotonic() - began < 4
+    assert "error: retrying" in fault.message
+
+
+def test_process_that_ended_unasked_is_replaced_at_once(process: PyslurmProcess) -> None:
+    """Nobody's answer was lost, so no request fails for it."""
+    first = pid_of(process)
+    os.kill(first, signal.SIGKILL)
+    while not gone(first):
+        time.sleep(0.01)
+    assert process.ask("pid", {}, LIMIT_S) != first
+    process.close()
+
+
 def test_what_the_process_started_ends_with_it(process: PyslurmProcess, tmp_path: Path) -> None:
     """The whole group is killed."""
     file = tmp_path / "pid"
@@ -126,8 +151,11 @@ def test_what_the_process_started_ends_with_it(process: PyslurmProcess, tmp_path
 def test_no_answer_is_named_and_replaced(process: PyslurmProcess, method: str, words: str) -> None:
     """Whatever is no answer ends the process that gave it; the request may have been acted on."""
     first = pid_of(process)
+    with pytest.raises(AnsweredWithError):
+        process.ask("refuse", {}, LIMIT_S)
     fault = fault_of(process, method)
     assert words in fault.message
+    assert "another request" not in fault.message
     assert fault.started
     assert pid_of(process) != first
     process.close()

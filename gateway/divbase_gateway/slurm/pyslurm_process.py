@@ -10,11 +10,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import structlog
 
@@ -28,7 +27,7 @@ _START_S = 30.0
 _REAP_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _CHUNK = 65536
-_WORDS = 8
+_WORDS = 300
 
 _HINT = (
     "The site's operator installs pyslurm of the cluster's own SLURM release for the Python that "
@@ -133,8 +132,13 @@ class PyslurmProcess:
 
     def _ready(self) -> _Child:
         """The worker that runs, or a new one that has loaded pyslurm."""
-        if self._child is not None:
+        if self._child is not None and not self._child.has_ended():
             return self._child
+        if self._child is not None:  # between two requests, so nobody's answer is lost
+            log.warning("pyslurm.gone", error=self._child.last_words())
+            self._child.end()
+            self._child.close()
+            self._child = None
         if self._last_fault is not None and time.monotonic() < self._not_before:
             raise RunnerUnavailable(self._last_fault.message, started=False, hint=self._last_fault.hint)
         try:
@@ -156,9 +160,9 @@ class PyslurmProcess:
 
     def _given_up(self, child: _Child, words: str, *, started: bool, hint: str | None = None) -> RunnerUnavailable:
         child.end()
+        said = child.last_words()
         child.close()
         self._child = None
-        said = child.last_words()
         return self._paused(RunnerUnavailable(f"{words}{': ' + said if said else ''}.", started=started, hint=hint))
 
     def _paused(self, fault: RunnerUnavailable) -> RunnerUnavailable:
@@ -187,9 +191,8 @@ class _Child:
         assert self._process.stdin and self._process.stdout and self._process.stderr  # noqa: S101, PT018 - asked for
         self._requests, self._answers, self._errors = self._process.stdin, self._process.stdout, self._process.stderr
         os.set_blocking(self._requests.fileno(), False)
-        self._said: deque[str] = deque(maxlen=_WORDS)
-        self._listener = threading.Thread(target=_listen, args=(self._errors, self._said), daemon=True)
-        self._listener.start()
+        os.set_blocking(self._errors.fileno(), False)
+        self._said = b""
 
     def exchange(self, request: Mapping[str, Any] | None, limit_s: float) -> dict[str, Any]:
         """Send one request, or none, and read one line; the line must carry the request's id, or 0.
@@ -197,21 +200,28 @@ class _Child:
         Raises:
             _NoAnswer
         """
+        self._listen()
+        self._said = b"" if request else self._said  # what was said before has nothing to do with it
         unsent = json.dumps(request).encode() + b"\n" if request else b""
         number = request["id"] if request else 0
         deadline = time.monotonic() + limit_s
         received = bytearray()
         with selectors.DefaultSelector() as selector:
             selector.register(self._answers, selectors.EVENT_READ)
+            selector.register(self._errors, selectors.EVENT_READ)
             if unsent:
                 selector.register(self._requests, selectors.EVENT_WRITE)
             while not received.endswith(b"\n"):
-                ready = selector.select(max(0.0, deadline - time.monotonic()))
-                if not ready:
+                left = deadline - time.monotonic()
+                ready = selector.select(max(0.0, left))
+                if not ready or left <= 0:  # one that only talks is out of time as well
                     raise _NoAnswer(f"did not answer within {limit_s:g} s", sent=not unsent)
                 for key, _ in ready:
                     if key.fileobj is self._answers:
                         received += self._read(sent=not unsent)
+                    elif key.fileobj is self._errors:
+                        if not self._listen():
+                            selector.unregister(self._errors)
                     else:
                         unsent = self._write(unsent)
                         if not unsent:
@@ -230,6 +240,10 @@ class _Child:
         except OSError as exc:
             raise _NoAnswer("ended", sent=False) from exc
 
+    def has_ended(self) -> bool:
+        """Whether it ended by itself; its number is kept until `close`, so that `end` reaches nobody else."""
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def end(self) -> None:
         """End it, whatever it does, and all that it started."""
         with suppress(ProcessLookupError):
@@ -239,20 +253,23 @@ class _Child:
         """Let go of a process that was ended, when nobody waits for its answer any more."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_REAP_S)
-        self._listener.join(_REAP_S)
         for pipe in (self._requests, self._answers, self._errors):
             with suppress(OSError):
                 pipe.close()
 
     def last_words(self) -> str:
         """What it, or libslurm in it, said last on standard error, on one line."""
-        return " ".join(" ".join(self._said).split())[-300:].rstrip(".")
+        self._listen()
+        return " ".join(self._said.decode(errors="replace").split())[-_WORDS:].rstrip(".")
 
-
-def _listen(errors: IO[bytes], said: deque[str]) -> None:
-    with suppress(OSError, ValueError):  # closed under our hands
-        for line in errors:
-            said.append(line.decode(errors="replace").strip())
+    def _listen(self) -> bool:
+        """Read what there is on standard error and keep the end of it; False where no more will come."""
+        try:
+            chunk = os.read(self._errors.fileno(), _CHUNK)  # as much as a pipe holds
+        except BlockingIOError:
+            return True
+        self._said = (self._said + chunk)[-4 * _WORDS :]
+        return bool(chunk)
 
 
 def _checked(line: bytes, number: int, *, sent: bool) -> dict[str, Any]:

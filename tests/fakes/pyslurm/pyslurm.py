@@ -90,7 +90,7 @@ def _raw_time(text):
 
 
 def _exit_code(text):
-    """pyslurm takes 128 off the codes above 127."""
+    """pyslurm takes 128 off the codes above 127, as sacct does."""
     code, number = (int(part) for part in text.split(":"))
     return (code - 128 if code >= 128 else code), number
 
