@@ -198,7 +198,8 @@ def _pace(settings: Settings) -> Pace:
     if settings.scheduler.kind == "local":
         return Pace(busy=settings.jobs.tick_s)
     tick_s = settings.scheduler.tick_s
-    return Pace(busy=tick_s, idle=tick_s, between_looks=settings.scheduler.between_looks_s)
+    looks_s, at_once = settings.scheduler.between_looks_s, settings.scheduler.submit_at_once
+    return Pace(busy=tick_s, idle=tick_s, between_looks=looks_s, submissions=at_once)
 
 
 def job_policy(settings: Settings) -> JobPolicy:

@@ -1,4 +1,5 @@
-"""Looks at everything that the gateway depends on and says what to do about what fails. It changes nothing."""
+"""Looks at everything that the gateway depends on and says what to do about what fails. What it has to
+write to find out, it removes."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ from urllib.parse import urlsplit
 
 from divbase_gateway import bootstrap
 from divbase_gateway.db import migrate
+from divbase_gateway.db.projects import any_bucket
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import StoreUnavailable
 from divbase_gateway.local.bcftools import ensure_bcftools
+from divbase_gateway.services import manifests
 from divbase_gateway.services.health import Check, check
 from divbase_gateway.settings import Settings
 
@@ -24,6 +27,8 @@ _HINTS = {
     "s3": "Check the group `s3` with `divbase-gateway settings`, and that S3 runs.",
     "s3 for laptops": "Correct `s3.public_endpoint`: presigned URLs for laptops carry this name.",
     "s3 for jobs": "Correct `s3.node_endpoint`: presigned URLs for jobs carry this name.",
+    "conditional PUT": "Set `jobs.node_access` to `gateway`, or use a store that keeps to `If-None-Match: *`: with "
+    "`manifest` it is what lets one run of a job win.",
     "scheduler": "Check the group `scheduler` with `divbase-gateway settings`.",
     "bcftools": "Install bcftools on the PATH, or run: pip install 'divbase-gateway[embedded]'",
 }
@@ -37,9 +42,11 @@ def examine(settings: Settings) -> list[Check]:
         check("s3", lambda: bootstrap.build_store(settings).ping()),
         check("s3 for laptops", lambda: _endpoint(settings.s3.laptop_endpoint, settings.s3.endpoint)),
         check("s3 for jobs", lambda: _endpoint(settings.s3.job_endpoint, settings.s3.endpoint)),
-        check("scheduler", lambda: bootstrap.build_scheduler(settings, bootstrap.SystemClock()).ping()),
+        check("scheduler", lambda: _scheduler(settings)),
         check("bcftools", _bcftools),
     ]
+    if settings.jobs.node_access == "manifest":
+        checks.append(check("conditional PUT", lambda: _conditional_put(settings)))
     return [one if one.ok or one.hint else Check(one.name, one.ok, one.words, _HINTS[one.name]) for one in checks]
 
 
@@ -54,6 +61,14 @@ def _database(settings: Settings) -> str:
         database.close()
 
 
+def _scheduler(settings: Settings) -> str:
+    scheduler = bootstrap.build_scheduler(settings, bootstrap.SystemClock())
+    try:
+        return scheduler.ping()
+    finally:
+        bootstrap.close_scheduler(scheduler)
+
+
 def _endpoint(url: str, own: str) -> str:
     """Whether anything speaks HTTP there, seen from here. S3 answers 403 without credentials; that is an answer."""
     if urlsplit(url).scheme not in ("http", "https"):
@@ -66,6 +81,20 @@ def _endpoint(url: str, own: str) -> str:
     except (OSError, ValueError) as error:
         raise StoreUnavailable(f"{url} does not answer from here: {error}.") from error
     return f"{url} (the gateway's own)" if url == own else f"{url} answers from here"
+
+
+def _conditional_put(settings: Settings) -> str:
+    """Whether the store lets only the first of two such PUTs through, in the bucket of some project."""
+    database = Database(settings.database.url, pool_size=1)
+    try:
+        with database.read() as session:
+            bucket = any_bucket(session)
+    finally:
+        database.close()
+    if bucket is None:
+        return "not tried: there is no project yet, so there is no bucket"
+    manifests.require_conditional_put(bootstrap.build_store(settings), bucket)
+    return f"the second of two in bucket {bucket!r} was refused"
 
 
 def _bcftools() -> str:

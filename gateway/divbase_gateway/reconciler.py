@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,11 +30,13 @@ from divbase_gateway.ports import Clock, ObjectStore, Observation, Scheduler
 from divbase_gateway.services import aftermath, drain, leases, manifests, settlement, submission, waiting
 from divbase_gateway.services.collection import Collector
 from divbase_gateway.services.policy import JobPolicy
+from divbase_gateway.services.turns import Turns
 
 log = structlog.get_logger()
 
 _LEASE = "reconciler"
 _SUBMISSIONS_A_TICK = 200
+_SUBMITTING_S = 30.0
 _LOOSE_ENDS_A_TICK = 200
 
 
@@ -42,12 +45,13 @@ class Pace:
     """How often to tick: `busy` seconds between ticks while there are open jobs, `idle` while there are none.
 
     Who wakes the reconciler has it submit at once, but look at the scheduler no sooner than `between_looks` seconds
-    after the last look: a cluster answers a user only so many questions.
+    after the last look: a cluster answers a user only so many questions. `submissions` are under way at a time.
     """
 
     busy: float = 1.0
     idle: float = 5.0
     between_looks: float = 0.0
+    submissions: int = 1
 
 
 class Reconciler:
@@ -78,6 +82,8 @@ class Reconciler:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._leads = False
+        self._lease = timedelta(seconds=max(30.0, 3 * pace.busy, 2 * pace.idle))
+        self._renewed_at = clock.now()
         self._next_look = 0.0
         self._look_is_due = False
         # When the last unbroken row of successful answers began: nothing is known to be absent from before.
@@ -141,24 +147,33 @@ class Reconciler:
         """
         if not self._lead():
             return False
-        self._submit_accepted()
-        self._search_unknown()
-        self._look()
-        self._clean_up()
+        for step in (self._submit_accepted, self._search_unknown, self._look, self._clean_up):
+            if self._still_leads():
+                step()
         with self._database.read() as session:
             return job_rows.count_open_jobs(session) > 0
 
     def _lead(self) -> bool:
         now = self._clock.now()
-        duration = timedelta(seconds=max(30.0, 3 * self._pace.busy, 2 * self._pace.idle))
         with self._database.write() as session:
-            leads = leases.acquire(session, _LEASE, self._holder, now, duration)
+            leads = leases.acquire(session, _LEASE, self._holder, now, self._lease)
             # Between two ticks nobody waits for an answer: who did is gone, or could not write the answer down.
             interrupted = submission.mark_interrupted(session, now) if leads else 0
         if interrupted or (leads and not self._leads):
             log.info("reconciler.leads", holder=self._holder, interrupted=interrupted)
-        self._leads = leads
+        self._leads, self._renewed_at = leads, now
         return leads
+
+    def _still_leads(self) -> bool:
+        """Within a tick: the lease is renewed long before it ends, however long a scheduler takes to answer."""
+        now = self._clock.now()
+        if now - self._renewed_at > self._lease / 3:
+            with self._database.write() as session:
+                self._leads = leases.acquire(session, _LEASE, self._holder, now, self._lease)
+            self._renewed_at = now
+            if not self._leads:
+                log.warning("reconciler.lead_lost", holder=self._holder)
+        return self._leads
 
     # --- submission ---
 
@@ -166,9 +181,29 @@ class Reconciler:
         with self._database.read() as session:
             held_back = drain.current(session) is not None
             waiting = [] if held_back else job_rows.next_to_submit(session, _SUBMISSIONS_A_TICK)
-        for job_id in waiting:
-            if self._stopping.is_set() or not self._submit(job_id):
-                return
+        turns, until = Turns(waiting), time.monotonic() + _SUBMITTING_S
+        threads = min(self._pace.submissions, len(waiting))
+        if threads > 1:
+            with ThreadPoolExecutor(threads, thread_name_prefix="submission") as pool:
+                rows = [pool.submit(self._submit_in_turn, turns, until) for _ in range(threads)]
+            outcomes = [row.result() for row in rows]
+        else:
+            outcomes = [self._submit_in_turn(turns, until)]
+        if all(outcomes) and (time.monotonic() >= until or len(waiting) == _SUBMISSIONS_A_TICK):
+            self.wake()  # the rest follows after a look at those that are out
+
+    def _submit_in_turn(self, turns: Turns, until: float) -> bool:
+        """Submit what is handed out; False when the scheduler does not answer or another one leads now."""
+        while not self._stopping.is_set() and time.monotonic() < until and (job_id := turns.next()) is not None:
+            try:
+                goes_on = self._still_leads() and self._submit(job_id)
+            except BaseException:
+                turns.stop()
+                raise
+            if not goes_on:
+                turns.stop()
+                return False
+        return True
 
     def _submit(self, job_id: int) -> bool:
         """Submit one job; False when the scheduler does not answer and there is no point in going on in this tick."""
@@ -235,6 +270,8 @@ class Reconciler:
         with self._database.read() as session:
             searches = submission.searches(session)
         for search in searches:
+            if not self._still_leads():
+                return
             try:
                 found = self._scheduler.find(search.name, search.since)
             except SchedulerUnavailable as error:

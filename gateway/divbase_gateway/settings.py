@@ -140,6 +140,9 @@ class SchedulerSettings(Group):
     between_looks_s: float = Field(
         3.0, ge=0, description="SLURM: least seconds between two looks, however much happens."
     )
+    submit_at_once: int = Field(
+        4, ge=1, le=16, description="SLURM: submissions under way at the same time; through SSH never more than 4."
+    )
     quiet_s: int = Field(
         300, ge=0, description="SLURM: seconds of successful, empty searches before a lost submission goes out again."
     )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ from divbase_gateway.bootstrap import Gateway
 from divbase_gateway.db import jobs as job_rows
 from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.db.session import Database
+from divbase_gateway.domain.errors import SchedulerUnavailable, SubmissionUnknown
 from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.ports import Sighting, SlurmRef, Submission
 from divbase_gateway.reconciler import Pace, Reconciler
@@ -439,6 +441,7 @@ def test_an_absent_job_is_lost_after_the_site_s_time(world: World) -> None:
     assert world.state(job) == "QUEUED"
     world.tick(SECOND)
     assert world.end(job) == ("LOST", "not_seen")
+    assert len(world.scheduler.cancelled) == 1  # should it be there after all, it has nothing to do any more
 
 
 def test_absence_does_not_count_while_nobody_could_look(world: World) -> None:
@@ -688,6 +691,34 @@ def test_a_node_that_failed_leads_to_a_new_attempt(world: World) -> None:
     row = world.job(job)
     assert (row.state, row.message) == ("SUCCEEDED", None)
     assert [each.outcome for each in row.attempts] == ["node_failed", "succeeded"]
+
+
+def test_a_requeued_run_is_followed_by_a_new_attempt(world: World) -> None:
+    """Guards: the run that SLURM put back into its queue has the attempt's claim, so that no later run of it could do
+    the work: it is cancelled there, and another attempt does."""
+    job = world.submit()
+    world.node(job).claim()
+    world.node(job).report("cancelled", "The job was cancelled.")
+    world.sees(job, replace(PENDING, restarts=1, reason="BeginTime"))
+    world.tick(SECOND)
+    assert [attempt.outcome for attempt in world.attempts(job)] == ["requeued"]
+    assert [ref.name for ref in world.scheduler.cancelled] == [world.attempts(job)[0].slurm_name]
+    world.tick()
+    world.node(job).work()
+    world.sees(job, COMPLETED)
+    world.tick()
+    assert world.state(job) == "SUCCEEDED"
+
+
+def test_a_run_that_was_requeued_before_it_claimed_goes_on(world: World) -> None:
+    """Guards: a restart that nobody lost anything by is no failure."""
+    job = world.submit()
+    world.sees(job, replace(PENDING, restarts=1, reason="BeginTime"))
+    world.tick(SECOND)
+    world.node(job).work()
+    world.sees(job, replace(COMPLETED, restarts=1))
+    world.tick(SECOND)
+    assert [attempt.outcome for attempt in world.attempts(job)] == ["succeeded"]
 
 
 def test_attempts_are_bounded(world: World) -> None:
@@ -1082,6 +1113,89 @@ def test_a_deposed_leader_s_late_answer_is_not_lost(world: World) -> None:
     world.tick()
     world.tick()
     assert (world.state(job), world.scheduler.accepted, len(world.attempts(job))) == ("QUEUED", 1, 1)
+
+
+def test_a_tick_longer_than_the_lease_keeps_it(world: World) -> None:
+    """Guards: a scheduler that takes its time (SLURM lets a user in twice a second) deposes nobody."""
+    jobs = [world.accept() for _ in range(4)]
+    slow, first = world.scheduler.submit, world.reconciler
+    second = world.restart("the second")
+
+    def submit(submission: Submission) -> SlurmRef:
+        world.clock.advance(timedelta(seconds=20))
+        second.tick()
+        return slow(submission)
+
+    world.scheduler.submit = submit  # type: ignore[method-assign]
+    first.tick()
+    assert [world.state(job) for job in jobs] == ["QUEUED"] * 4
+    assert world.scheduler.accepted == 4
+
+
+def test_a_leader_that_was_deposed_in_a_tick_does_no_more(world: World) -> None:
+    """Guards: nothing new is begun, nothing is looked at by two."""
+    jobs = [world.accept() for _ in range(3)]
+    slow, first = world.scheduler.submit, world.reconciler
+    second = world.restart("the second")
+
+    def submit(submission: Submission) -> SlurmRef:
+        world.scheduler.submit = slow  # type: ignore[method-assign]
+        world.clock.advance(timedelta(minutes=5))
+        second.tick()
+        looks.append(world.scheduler.looks)
+        return slow(submission)
+
+    looks: list[int] = []
+    world.scheduler.submit = submit  # type: ignore[method-assign]
+    first.tick()
+    assert world.scheduler.looks == looks[0]
+    second.tick()
+    assert [world.state(job) for job in jobs] == ["QUEUED"] * 3
+    assert world.scheduler.accepted == 3
+
+
+# --- several submissions at once -----------------------------------------------------------------------------------
+
+
+def test_submissions_are_under_way_at_the_same_time_and_no_more_than_may(world: World) -> None:
+    """Guards: four clients' jobs do not wait for each other's answers; each job goes out once, oldest first."""
+    jobs = [world.accept() for _ in range(9)]
+    take, meet, lock, under_way, most = world.scheduler.submit, threading.Barrier(3), threading.Lock(), [0], [0]
+
+    def submit(submission: Submission) -> SlurmRef:
+        with lock:
+            under_way[0] += 1
+            most[0] = max(most[0], under_way[0])
+        meet.wait(30)
+        with lock:
+            under_way[0] -= 1
+            return take(submission)
+
+    world.scheduler.submit = submit  # type: ignore[method-assign]
+    world.restart(pace=Pace(submissions=3)).tick()
+    assert [world.state(job) for job in jobs] == ["QUEUED"] * 9
+    assert [len(world.attempts(job)) for job in jobs] == [1] * 9
+    assert (world.scheduler.accepted, most) == (9, [3])
+
+
+@pytest.mark.parametrize("fault", [SubmissionUnknown("lost"), SchedulerUnavailable("away")])
+def test_after_a_fault_no_submission_is_begun(world: World, fault: Exception) -> None:
+    """Guards: those under way end, and the rest of the row stays ACCEPTED."""
+    jobs = [world.accept() for _ in range(8)]
+    asked, lock = [], threading.Lock()
+
+    def submit(submission: Submission) -> SlurmRef:
+        with lock:
+            asked.append(submission.name)
+        raise fault
+
+    world.scheduler.submit = submit  # type: ignore[method-assign]
+    world.scheduler.find = lambda name, since: []  # type: ignore[method-assign]
+    world.restart(pace=Pace(submissions=2)).tick()
+    assert 1 <= len(asked) <= 2
+    states = [world.state(job) for job in jobs]
+    left = "SUBMIT_UNKNOWN" if isinstance(fault, SubmissionUnknown) else "ACCEPTED"
+    assert states == [left] * len(asked) + ["ACCEPTED"] * (8 - len(asked))
 
 
 # --- cost ----------------------------------------------------------------------------------------------------------
