@@ -104,6 +104,7 @@ def test_without_the_object_it_failed() -> None:
         ("FAILED", 75, 0, Reason.GATEWAY_UNAVAILABLE),
         ("FAILED", 76, 0, Reason.URLS_EXPIRED),
         ("FAILED", 0, 9, Reason.SCRIPT_FAILED),
+        ("FAILED", 0, 12, Reason.TIMED_OUT),
         ("COMPLETED", 1, 0, Reason.SCRIPT_FAILED),
         ("COMPLETED", 0, 9, Reason.SCRIPT_FAILED),
         ("TIMEOUT", 0, 15, Reason.TIMED_OUT),
@@ -189,7 +190,9 @@ def test_only_faults_of_the_machinery_are_worth_another_attempt() -> None:
         "store_unavailable",
         "gateway_unavailable",
         "upload_failed",
+        "urls_expired",
         "node_failed",
+        "requeued",
     }
 
 

@@ -52,6 +52,7 @@ class Reason(StrEnum):
     SUBMISSION_REFUSED = "submission_refused"
     NOT_SUBMITTED = "not_submitted"
     NODE_FAILED = "node_failed"
+    REQUEUED = "requeued"
     SCRIPT_FAILED = "script_failed"
     RESULT_MISSING = "result_missing"
     RESULT_MISMATCH = "result_mismatch"
@@ -66,6 +67,7 @@ WORTH_ANOTHER_ATTEMPT = frozenset(
         Reason.UPLOAD_FAILED,
         Reason.URLS_EXPIRED,
         Reason.NODE_FAILED,
+        Reason.REQUEUED,
     }
 )
 """Faults of the machinery, not of the question. The attempts are bounded by the site's `jobs.max_attempts`."""
@@ -89,6 +91,7 @@ _WORDS = {
     Reason.SUBMISSION_REFUSED: "The scheduler refused the job.",
     Reason.NOT_SUBMITTED: "The submission did not reach the scheduler.",
     Reason.NODE_FAILED: "The compute node, or the process that watched the job, went away.",
+    Reason.REQUEUED: "The scheduler ended the job and put it back into its queue while it ran.",
     Reason.SCRIPT_FAILED: "The batch script ended with an error that it could not report itself; see the job's log.",
     Reason.RESULT_MISSING: "The scheduler calls the job completed, but the job reported no result.",
     Reason.RESULT_MISMATCH: "The result in the object store is not the one that the job reported.",
@@ -103,6 +106,10 @@ def words_for(reason: Reason) -> str:
 
 EXITS_UNREPORTED = {74: Reason.STORE_UNAVAILABLE, 75: Reason.GATEWAY_UNAVAILABLE, 76: Reason.URLS_EXPIRED}
 """The batch script's exit codes when it could tell nobody how it ended, and why not (docs/node-protocol.md)."""
+
+SIGNAL_BEFORE_LIMIT = 12
+"""SIGUSR2, which the script's header asks for when its time is nearly over. It ends a script that has not come to its
+traps yet, and then nothing reports."""
 
 
 class Phase(StrEnum):
@@ -150,6 +157,7 @@ _FAILURES = {
     "NODE_FAIL": Reason.NODE_FAILED,
     "PREEMPTED": Reason.NODE_FAILED,
 }
+
 
 @lru_cache(maxsize=256)  # every look asks it several times of every job
 def phase_of(slurm_state: str) -> Phase:
@@ -255,6 +263,8 @@ def _judge_failed(evidence: Evidence) -> Decision:
         return _failure(Reason.OUT_OF_MEMORY)
     if evidence.exit_code in EXITS_UNREPORTED:
         return _failure(EXITS_UNREPORTED[evidence.exit_code])
+    if evidence.signal == SIGNAL_BEFORE_LIMIT:
+        return _failure(Reason.TIMED_OUT)
     ended = f"signal {evidence.signal}" if evidence.signal else f"exit code {evidence.exit_code}"
     return _failure(Reason.SCRIPT_FAILED, f"{words_for(Reason.SCRIPT_FAILED)} ({base}, {ended})")
 

@@ -13,7 +13,7 @@ from divbase_gateway.db.models import AttemptRow, FileVersionRow, JobRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import DivBaseError, SchedulerUnavailable, StoreUnavailable
 from divbase_gateway.domain.files import FileState, IndexKind, IndexRef
-from divbase_gateway.domain.jobs import JobState
+from divbase_gateway.domain.jobs import JobState, Phase, phase_of
 from divbase_gateway.ports import ObjectStore, Scheduler
 from divbase_gateway.services import manifests
 from divbase_gateway.services.catalogue import attach_index
@@ -23,6 +23,7 @@ from divbase_gateway.services.settlement import ref_of
 log = structlog.get_logger()
 
 _LOG_BYTES = 1024 * 1024
+_OVER = (Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED)
 _FAILURES_A_TICK = 3
 """So many directories that cannot be removed, and the scheduler is taken for away."""
 
@@ -89,6 +90,8 @@ def discard_directories(
 def _discard(database: Database, scheduler: Scheduler, store: ObjectStore, attempt: AttemptRow, now: datetime) -> None:
     stored = _store_log(scheduler, store, attempt)
     manifests.abort_uploads(store, attempt.job, attempt.uploads)
+    if attempt.slurm_state is None or phase_of(attempt.slurm_state) not in _OVER:
+        scheduler.cancel(ref_of(attempt))  # given up while it waited or ran: it would find no directory any more
     scheduler.discard(ref_of(attempt))
     if attempt.access == "manifest":  # its directory is gone, so no late copy finds the claim free
         manifests.remove_control_objects(store, attempt.job.project.bucket, attempt.job.public_id, attempt.number)

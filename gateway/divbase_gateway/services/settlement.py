@@ -162,6 +162,10 @@ def record_sighting(
         return _record_absence(job, attempt, policy, now, answering_since)
     if _is_older_than_the_job_itself(attempt, sighting):
         return None
+    if _was_requeued(job, attempt, sighting):
+        _copy_sighting(job, attempt, sighting, now)
+        requeued = Decision(JobState.FAILED, Reason.REQUEUED, words_for(Reason.REQUEUED))
+        return _carry_out(job, attempt, requeued, policy, now)
     _copy_sighting(job, attempt, sighting, now)
     decision = Decision(JobState.FINALIZING) if unread else decide(_evidence(job, attempt, verified))
     return _carry_out(job, attempt, decision, policy, now)
@@ -174,6 +178,14 @@ def _is_older_than_the_job_itself(attempt: AttemptRow, sighting: Sighting) -> bo
         and sighting.restarts <= attempt.restarts
         and phase_of(sighting.state) is Phase.WAITING
     )
+
+
+def _was_requeued(job: JobRow, attempt: AttemptRow, sighting: Sighting) -> bool:
+    """Whether the run that claimed the attempt was taken back into the queue: no later run can claim it again."""
+    if attempt.claimed_at is None or sighting.restarts <= attempt.restarts or job.cancel_requested_at is not None:
+        return False
+    began_later = sighting.started_at is not None and sighting.started_at > attempt.claimed_at
+    return phase_of(sighting.state) is Phase.WAITING or began_later
 
 
 def _copy_sighting(job: JobRow, attempt: AttemptRow, sighting: Sighting, now: datetime) -> None:
