@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,13 +14,16 @@ from divbase_cli.failure import CommandFailed, ExitCode
 from divbase_cli.files import print_downloads
 from divbase_cli.output import seconds, size
 from divbase_cli.progress import JobView, summary, transfer_bars
-from divbase_cli.quantities import parse_memory, parse_minutes
+from divbase_cli.quantities import parse_memory, parse_minutes, shown_memory, shown_minutes
 from divbase_cli.session import Session
+from divbase_cli.standing import short_wait, standing
 
 if TYPE_CHECKING:
     from divbase_client.models import Job, JobDetail
 
 app = group("jobs", "Jobs: what becomes of a query.")
+
+_TAIL_LINES = 5
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.", autocompletion=complete_jobs)]
 StateName = Literal[
@@ -65,7 +69,7 @@ def ls(
                 one.created_by,
                 one.created_at,
                 one.ended_at,
-                one.reason or one.stuck,
+                one.reason or (short_wait(one) if one.waiting else None),
             )
             for one in found
         ],
@@ -87,10 +91,9 @@ def print_job(session: Session, job: JobDetail, *, hint: str | None = None) -> N
             ("Created", job.created_at),
             ("Started", job.started_at),
             ("Ended", job.ended_at),
-            ("Last heard of", job.observed_at),
+            *standing(job, datetime.now(UTC)),
             ("Attempt", job.attempt),
             ("Scheduler", slurm),
-            ("Node", job.node),
             ("Reads", f"{size(job.plan.bytes_needed)} of {size(job.plan.bytes_total)}" if job.plan else None),
         ]
     )
@@ -109,13 +112,15 @@ def _print_attempts(session: Session, job: JobDetail) -> None:
         return
     session.output.text("")
     session.output.table(
-        ["ATTEMPT", "SLURM JOB", "STATE", "NODE", "ELAPSED", "CPU", "MEMORY", "OUTCOME"],
+        ["ATTEMPT", "SLURM JOB", "STATE", "EXIT", "NODE", "ASKED", "ELAPSED", "CPU", "MEMORY", "OUTCOME"],
         [
             (
                 one.number,
                 one.slurm_job_id,
                 one.slurm_state,
+                one.exit_code,
                 one.node,
+                f"{shown_memory(one.memory_mb)} {shown_minutes(one.minutes)}",
                 seconds(one.elapsed_s),
                 seconds(one.cpu_s),
                 size(one.max_rss_bytes),
@@ -128,10 +133,22 @@ def _print_attempts(session: Session, job: JobDetail) -> None:
 
 @command(app, "show", example="divbase jobs show JOB")
 def show(session: Session, job: JobId) -> None:
-    """Show one job: its state, its attempts and its result."""
+    """Show one job: where it stands or what it used, its attempts and its result."""
     detail = session.client.jobs.get(session.project, job)
     print_job(session, detail)
     _print_attempts(session, detail)
+    _print_tail(session, detail)
+
+
+def _print_tail(session: Session, job: JobDetail) -> None:
+    """The last lines of what a running job has said."""
+    if session.output.as_json or job.started_at is None or job.state.is_end:
+        return
+    lines = session.client.jobs.log(session.project, job.id).text.splitlines()[-_TAIL_LINES:]
+    if lines:
+        session.output.text("")
+        session.output.text("Log so far:")
+        session.output.block("\n".join(lines))
 
 
 def follow(session: Session, job: str) -> JobDetail:

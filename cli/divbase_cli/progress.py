@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from divbase_cli.output import Output, printable, seconds
+from divbase_cli.standing import short_wait
 
 if TYPE_CHECKING:
     from divbase_client.models import JobDetail
@@ -72,10 +73,10 @@ def summary(job: JobDetail | None) -> str:
     if job.progress:
         share = f" {100 * job.progress.done // job.progress.total} %" if job.progress.total else ""
         words.append(f"{job.progress.stage}{share}")
-    if job.slurm_reason and not job.started_at:
-        words.append(f"({job.slurm_reason})")
     if job.stuck:
         words.append(f"- will not start by itself: {job.stuck}")
+    elif job.waiting:
+        words.append(f"({short_wait(job)})")
     if job.node:
         words.append(f"on {job.node}")
     return " ".join(words)

@@ -538,6 +538,7 @@ class Job(Answer):
     expected_start: datetime | None = Field(description="The scheduler's guess")
     queue_place: int | None = Field(description="From 1, among DivBase's waiting jobs of the partition")
     queue_length: int | None
+    partition: str | None = Field(description="Where it waits or ran; None where the scheduler has none")
     node: str | None
     cores: int
     memory_mb: int

@@ -93,6 +93,7 @@ class FakeGateway:
         self.uploads: dict[str, OpenUpload] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
         self.job_states: dict[str, list[str]] = {}
+        self.job_fields: dict[str, Any] = {}  # of every job that moves on, beside what its state brings
         self.answers: dict[str, Any] = {}  # "METHOD /path" below /api/v1 -> a fixed answer, or a Refusal
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
@@ -274,7 +275,7 @@ class FakeGateway:
             raise Refusal(404, "job_not_found", f"There is no job {name}.", "List them: divbase jobs ls")
         states = self.job_states.get(name, [])
         if states:
-            self.jobs[name] = job(name, states.pop(0), query=self.jobs[name]["query"])
+            self.jobs[name] = {**job(name, states.pop(0), query=self.jobs[name]["query"]), **self.job_fields}
         return self.jobs[name]
 
     def list_jobs(self, query: dict[str, str], body: Any, project: str) -> Any:
@@ -535,7 +536,15 @@ def job(name: str, state: str = "ACCEPTED", query: Any = None) -> dict[str, Any]
         "slurm_job_id": "4711",
         "slurm_state": None,
         "slurm_reason": None,
+        "waiting": None,
+        "expected_start": None,
+        "queue_place": None,
+        "queue_length": None,
+        "partition": None,
         "node": None,
+        "cores": 1,
+        "memory_mb": 512,
+        "minutes": 10,
         "progress": {"stage": "running", "done": 50, "total": 100} if state == "RUNNING" else None,
         "cancel_requested": False,
         "query": query,

@@ -148,6 +148,7 @@ def detail_of(job: JobRow, held_back: Drain | None = None) -> models.JobDetail:
 
 def _fields(job: JobRow, held_back: Drain | None) -> dict[str, object]:
     attempt = _current(job)
+    queued = attempt if job.state == JobState.QUEUED else None  # the row keeps its place until the next look
     waiting = waiting_words(JobState(job.state), attempt.slurm_reason if attempt else None)
     if held_back is not None and job.state == JobState.ACCEPTED:
         waiting = held_back.words
@@ -173,9 +174,10 @@ def _fields(job: JobRow, held_back: Drain | None) -> dict[str, object]:
         "slurm_state": attempt.slurm_state if attempt else None,
         "slurm_reason": attempt.slurm_reason if attempt else None,
         "waiting": waiting,
-        "expected_start": attempt.expected_start if attempt else None,
-        "queue_place": attempt.queue_place if attempt else None,
-        "queue_length": attempt.queue_length if attempt else None,
+        "expected_start": queued.expected_start if queued else None,
+        "queue_place": queued.queue_place if queued else None,
+        "queue_length": queued.queue_length if queued else None,
+        "partition": attempt.partition if attempt else None,
         "node": attempt.node if attempt else None,
         "cores": job.cores,
         "memory_mb": job.memory_mb,

@@ -26,6 +26,7 @@ _SHOWN_OF_ATTEMPTS = (
     AttemptRow.expected_start,
     AttemptRow.queue_place,
     AttemptRow.queue_length,
+    AttemptRow.partition,
     AttemptRow.node,
 )
 
