@@ -159,3 +159,9 @@ def test_time_is_days_hours_and_minutes(text: str, minutes: int, shown: str) -> 
     assert shown_minutes(minutes) == shown
     with pytest.raises(UsageError):
         parse_minutes("90", "--max-time")
+
+
+def test_every_command_has_an_example() -> None:
+    """Of its own name, as all commands have; these are a level deeper."""
+    for one in allocation_module.app.registered_commands:
+        assert f"divbase projects allocation {one.name} vole-2024" in str(one.help)

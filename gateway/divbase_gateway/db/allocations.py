@@ -43,7 +43,7 @@ def open_now(session: Session, project_id: int | None = None, user_id: int | Non
     if project_id is not None:
         statement = statement.where(JobRow.project_id == project_id)
     if user_id is not None:
-        statement = statement.where(JobRow.user_id == user_id)
+        statement = statement.where(JobRow.user_id + 0 == user_id)  # see `usage.core_seconds` for the sum
     jobs, core_minutes = session.execute(statement).one()
     return Open(jobs, int(core_minutes) / 60)
 
@@ -54,6 +54,6 @@ def attempts_between(session: Session, project_id: int, since: datetime, until: 
         select(func.count(AttemptRow.started_at))
         .join(AttemptRow.job)
         .where(AttemptRow.outcome.is_not(None), AttemptRow.ended_at >= since, AttemptRow.ended_at < until)
-        .where(JobRow.project_id == project_id)
+        .where(JobRow.project_id + 0 == project_id)  # see `usage.core_seconds` for the sum
     )
     return session.scalar(statement) or 0

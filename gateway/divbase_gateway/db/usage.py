@@ -40,10 +40,11 @@ def core_seconds(
 ) -> float:
     """Core-seconds of attempts that ended at or after `since` and before `until`; `ix_attempts_use` finds them."""
     query = select(func.coalesce(func.sum(_core_s()), 0)).join(AttemptRow.job).where(*_ended_between(since, until))
+    # The sums keep SQLite, which counts no rows beforehand, from reading all that a project or a user ever ran.
     if project_id is not None:
-        query = query.where(JobRow.project_id == project_id)
+        query = query.where(JobRow.project_id + 0 == project_id)
     if user_id is not None:
-        query = query.where(JobRow.user_id == user_id)
+        query = query.where(JobRow.user_id + 0 == user_id)
     return float(session.scalar(query) or 0)
 
 

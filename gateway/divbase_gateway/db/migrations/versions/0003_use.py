@@ -19,14 +19,14 @@ def upgrade() -> None:
     op.create_index(
         "ix_jobs_open_use",
         "jobs",
-        ["project_id", "user_id", "kind", "cores", "minutes"],
+        ["project_id", "user_id", "kind", "cores", "minutes", "state"],
         sqlite_where=sa.text(_OPEN),
         postgresql_where=sa.text(_OPEN),
     )
     op.create_index(
         "ix_attempts_use",
         "attempts",
-        ["ended_at", "job_id", "started_at", "elapsed_s", "alloc_cpus", "cores"],
+        ["ended_at", "job_id", "started_at", "elapsed_s", "alloc_cpus", "cores", "outcome"],
         sqlite_where=sa.text(_SETTLED),
         postgresql_where=sa.text(_SETTLED),
     )
