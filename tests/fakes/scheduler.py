@@ -53,6 +53,7 @@ class FakeScheduler:
         refusal: the words with which the next submissions are refused.
         before_answer, during_look: called once, when a submission was taken and not yet answered; when a look has seen
             the jobs and not yet said so.
+        hidden: `find` does not see what there is, as an accounting that lags for long.
         by_itself: False leaves every job as it is until the test says otherwise (`show`).
 
     Records: `jobs` in order, `cancelled` and `discarded` refs, `looks` (calls of observe),
@@ -68,6 +69,7 @@ class FakeScheduler:
     before_answer: Callable[[], object] | None = None
     during_look: Callable[[], object] | None = None
     refusal: str | None = None
+    hidden: bool = False
     by_itself: bool = True
     jobs: list[FakeJob] = field(default_factory=list)
     cancelled: list[SlurmRef] = field(default_factory=list)
@@ -128,6 +130,8 @@ class FakeScheduler:
 
     def find(self, name: str, since: datetime) -> list[SlurmRef]:
         self._answer()
+        if self.hidden:
+            return []
         return [job.ref for job in self.jobs if job.ref.name == name and job.ref.submitted_at >= since]
 
     def history(self, since: datetime) -> list[PastRun]:

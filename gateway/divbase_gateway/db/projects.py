@@ -41,6 +41,11 @@ def find_project(session: Session, name: str) -> ProjectRow | None:
     return session.scalar(select(ProjectRow).where(ProjectRow.name == name))
 
 
+def any_bucket(session: Session) -> str | None:
+    """The bucket of the oldest project; None where there is no project."""
+    return session.scalar(select(ProjectRow.bucket).order_by(ProjectRow.id).limit(1))
+
+
 def list_members(session: Session, project_id: int, after_email: str | None, limit: int) -> Sequence[MembershipRow]:
     """Members by email address, each with its user."""
     query = (

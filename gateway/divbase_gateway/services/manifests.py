@@ -13,6 +13,7 @@ from typing import Any
 
 from divbase_gateway.db.models import JobRow
 from divbase_gateway.domain.errors import Conflict, NotFound
+from divbase_gateway.domain.ids import new_id
 from divbase_gateway.ports import Audience, ObjectStore
 from divbase_gateway.services.attempts import output_key, output_keys, provenance_of, signed_inputs
 from divbase_gateway.services.policy import JobPolicy
@@ -141,6 +142,26 @@ def close_claim(store: ObjectStore, bucket: str, job: str, number: int) -> bool:
     except Conflict:  # perhaps it was ourselves, before a kill or with a lost answer
         return store.read(bucket, key, None, 0, len(_GIVEN_UP) + 1) == _GIVEN_UP
     return True
+
+
+def require_conditional_put(store: ObjectStore, bucket: str) -> None:
+    """Try what a claim stands on, with an object that is removed again.
+
+    Raises:
+        Conflict: the store takes both of two PUTs of which it should refuse the second.
+        StoreUnavailable: it does not answer, or does not know such a PUT.
+    """
+    key = f".divbase/probe-{new_id(10)}"
+    store.write(bucket, key, b"first", if_absent=True)
+    try:
+        with suppress(Conflict):
+            store.write(bucket, key, b"second", if_absent=True)
+        kept = store.read(bucket, key, None, 0, 10)
+    finally:
+        for each in [each for each in store.list_versions(bucket, key) if each.key == key]:
+            store.delete_version(bucket, key, each.version_id)
+    if kept != b"first":
+        raise Conflict("The object store does not keep to `If-None-Match: *`: it overwrote an object all the same.")
 
 
 def abort_uploads(store: ObjectStore, job: JobRow, uploads: list[dict[str, Any]]) -> None:
