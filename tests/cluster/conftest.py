@@ -11,6 +11,7 @@ import pytest
 
 from tests.cluster.containers import Cluster
 from tests.cluster.site import Site
+from tests.cluster.truth import audit
 
 collect_ignore_glob = [] if os.environ.get("DIVBASE_CLUSTER") == "1" else ["test_*.py"]
 
@@ -32,8 +33,11 @@ def make_site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="module")
-def shared_site(make_site: MakeSite) -> Site:
-    return make_site()
+def shared_site(make_site: MakeSite) -> Iterator[Site]:
+    """In the end the operator's audit finds nothing in all that happened to it."""
+    site = make_site()
+    yield site
+    audit(site)
 
 
 @pytest.fixture

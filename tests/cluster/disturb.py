@@ -1,13 +1,13 @@
-"""Disturbances of the cluster that outlast no block: daemons that hang, other values in slurm.conf, a node that dies with
-all that runs on it. It knows containers and SLURM, and nothing of the gateway."""
+"""Disturbances of the cluster that outlast no block: daemons that hang, other values in slurm.conf, a node that dies
+with all that runs on it. It knows containers and SLURM, and nothing of the gateway."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from tests.cluster.containers import Cluster
+from tests.cluster.containers import Cluster, CommandFailed
 
 _CONF = "/etc/slurm/slurm.conf"
 
@@ -37,13 +37,18 @@ def configured(cluster: Cluster, **values: int | str) -> Iterator[None]:
 
 @contextmanager
 def dead_node(cluster: Cluster, node: str) -> Iterator[None]:
-    """With slurmd, its steps and all jobs of a node killed at once, as when its power goes."""
+    """With slurmd, its steps and all jobs of a node killed at once, as when its power goes. The administrator says that
+    it is down, because slurmctld itself takes minutes to notice."""
     cluster.admin(node, "bash", "-c", "touch /run/divbase/hold; pkill -KILL -x slurmd; pkill -KILL slurmstepd; true")
     cluster.admin(node, "bash", "-c", "pkill -KILL -u divbase; rm -rf /tmp/divbase.*; true")
+    state = ["scontrol", "update", f"nodename={node}"]
+    cluster.admin("slurmctld", *state, "state=down", "reason=power")
     try:
         yield
     finally:
         cluster.admin(node, "rm", "-f", "/run/divbase/hold")
+        with suppress(CommandFailed):  # slurmd was faster
+            cluster.admin("slurmctld", *state, "state=resume")
         cluster.wait_healthy(node)
 
 

@@ -98,6 +98,25 @@ def test_no_container_is_privileged(cluster: Cluster) -> None:
         assert (host["Privileged"], host["CapAdd"]) == (False, more)
 
 
+def test_s3_is_one_store_under_two_names(cluster: Cluster) -> None:
+    """What this machine puts into S3 a node reads, by a request that was signed for the node's name of it."""
+    s3 = cluster.settings()["s3"]
+    bucket, keys = f"test-{secrets.token_hex(6)}", {"access_key": s3["access_key"], "secret_key": s3["secret_key"]}
+    store = S3Store(s3["endpoint"], node_endpoint=s3["node_endpoint"], **keys)
+    store.create_bucket(bucket)
+    boto = boto3.client(
+        "s3",
+        endpoint_url=s3["endpoint"],
+        region_name="us-east-1",
+        aws_access_key_id=s3["access_key"],
+        aws_secret_access_key=s3["secret_key"],
+    )
+    boto.put_object(Bucket=bucket, Key="a", Body=b"hello")
+    request = store.presign_get(bucket, "a", expires=timedelta(minutes=1), audience=Audience.NODE)
+    assert request.url.startswith("http://s3:8333/")
+    assert cluster.admin("c1", "curl", "--silent", "--fail", request.url, user="divbase") == "hello"
+
+
 def test_controller_that_is_away_comes_back_with_its_jobs(cluster: Cluster, name: str) -> None:
     """Without slurmctld squeue fails; when it is back, it has the job."""
     job = submit(cluster, name, "true", "--hold")
