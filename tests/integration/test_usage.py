@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from divbase_gateway.db import usage as rows
 from divbase_gateway.db.models import AttemptRow, JobRow, ProjectRow, UserRow
 from divbase_gateway.db.session import Database
+
+from tests.fakes.scheduler import FakeScheduler
+from tests.integration import test_reconciler as reconciling
+from tests.integration.test_reconciler import COMPLETED, World
+
+variants, world = reconciling.variants, reconciling.world
 
 MAY = datetime(2026, 5, 1, tzinfo=UTC)
 JUNE = datetime(2026, 6, 1, tzinfo=UTC)
@@ -160,3 +166,52 @@ def test_attempts_without_accounting_are_those_that_ran_and_ended(books: Books) 
     books.attempt(elapsed_s=None, created_at=MAY - timedelta(days=1))
     with books.database.read() as session:
         assert [attempt.id for attempt in rows.without_accounting(session, MAY)] == [missing]
+
+
+# --- what accounting could not tell at the time ------------------------------------------------------------------
+
+
+def ended_without_accounting(world: World) -> str:
+    """A job that was settled while accounting was away, at a gateway whose housekeeping is due."""
+    job = world.submit()
+    world.node(job).work()
+    world.sees(job, COMPLETED)
+    world.tick()
+    assert (world.state(job), world.attempts(job)[0].elapsed_s) == ("SUCCEEDED", None)
+    ended_at = world.clock.now()
+    world.at_scheduler(job).sighting = replace(
+        COMPLETED, started_at=ended_at, ended_at=ended_at, elapsed_s=60.0, cpu_s=30.0, alloc_cpus=3
+    )
+    cast("FakeScheduler", world.gateway.scheduler).jobs = world.scheduler.jobs
+    world.clock.advance(timedelta(hours=1))  # until the lease of the reconciler before has expired
+    return job
+
+
+def test_housekeeping_asks_for_what_accounting_could_not_tell(world: World) -> None:
+    """Guards: numbers that are missing come by themselves, within the hour."""
+    job = ended_without_accounting(world)
+    world.gateway.reconciler.tick()
+    (attempt,) = world.attempts(job)
+    assert (attempt.elapsed_s, attempt.cpu_s, attempt.alloc_cpus) == (60.0, 30.0, 3)
+
+
+def test_housekeeping_does_not_mind_that_accounting_is_away(world: World) -> None:
+    """Guards: the tick goes on, and the next hour asks again."""
+    job = ended_without_accounting(world)
+    scheduler = cast("FakeScheduler", world.gateway.scheduler)
+    scheduler.accounting_away = True
+    world.gateway.reconciler.tick()
+    assert world.attempts(job)[0].elapsed_s is None
+    scheduler.accounting_away = False
+    world.clock.advance(timedelta(minutes=61))
+    world.gateway.reconciler.tick()
+    assert world.attempts(job)[0].elapsed_s == 60.0
+
+
+def test_what_was_given_is_kept_with_the_attempt(world: World) -> None:
+    """Guards: the cores that the scheduler gave, which may be more than were asked for, are written down at the end."""
+    job = world.submit()
+    world.node(job).work()
+    world.sees(job, replace(COMPLETED, elapsed_s=60.0, cpu_s=30.0, alloc_cpus=3))
+    world.tick()
+    assert world.attempts(job)[0].alloc_cpus == 3
