@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 import subprocess
+from datetime import timedelta
 
+import psycopg
 import pytest
+from divbase_gateway.ports import Audience
+from divbase_gateway.s3.store import S3Store
 
 from tests.cluster.containers import Cluster
 
@@ -87,9 +91,17 @@ def test_password_is_no_way_in(cluster: Cluster) -> None:
     assert sorted(offered) == ["kbdinteractiveauthentication no", "passwordauthentication no"]
 
 
+def test_nothing_is_published_beyond_this_machine(cluster: Cluster) -> None:
+    """Every published port is on loopback."""
+    for service in ("login", "s3", "postgres"):
+        argv = ["docker", "port", cluster.container(service)]
+        published = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert [line.split(" -> ")[1].split(":")[0] for line in published] == ["127.0.0.1"]
+
+
 def test_no_container_is_privileged(cluster: Cluster) -> None:
     """No capability beyond Docker's own, but that nodes may read the memory use of other users' processes."""
-    for service in ("slurmdbd", "slurmctld", "c1", "c2", "login"):
+    for service in ("slurmdbd", "slurmctld", "c1", "c2", "login", "s3", "postgres"):
         shown = subprocess.run(
             ["docker", "inspect", cluster.container(service)], capture_output=True, check=True
         ).stdout
@@ -99,22 +111,26 @@ def test_no_container_is_privileged(cluster: Cluster) -> None:
 
 
 def test_s3_is_one_store_under_two_names(cluster: Cluster) -> None:
-    """What this machine puts into S3 a node reads, by a request that was signed for the node's name of it."""
-    s3 = cluster.settings()["s3"]
-    bucket, keys = f"test-{secrets.token_hex(6)}", {"access_key": s3["access_key"], "secret_key": s3["secret_key"]}
+    """What a node puts into S3, by a request signed for the node's name of it, this machine reads under its own."""
+    s3, bucket = cluster.settings()["s3"], f"test-{secrets.token_hex(6)}"
+    keys = {"access_key": s3["access_key"], "secret_key": s3["secret_key"]}
     store = S3Store(s3["endpoint"], node_endpoint=s3["node_endpoint"], **keys)
-    store.create_bucket(bucket)
-    boto = boto3.client(
-        "s3",
-        endpoint_url=s3["endpoint"],
-        region_name="us-east-1",
-        aws_access_key_id=s3["access_key"],
-        aws_secret_access_key=s3["secret_key"],
-    )
-    boto.put_object(Bucket=bucket, Key="a", Body=b"hello")
-    request = store.presign_get(bucket, "a", expires=timedelta(minutes=1), audience=Audience.NODE)
-    assert request.url.startswith("http://s3:8333/")
-    assert cluster.admin("c1", "curl", "--silent", "--fail", request.url, user="divbase") == "hello"
+    store.ensure_bucket(bucket)
+    put = store.presign_put(bucket, "a", Audience.NODE, timedelta(minutes=1), None, {})
+    headers = [word for name, value in put.headers.items() for word in ("--header", f"{name}: {value}")]
+    cluster.admin("c1", "curl", "--silent", "--fail", "--request", "PUT", "--data", "hello", *headers, put.url)
+    assert put.url.startswith("http://s3:8333/")
+    assert store.read(bucket, "a", None, 0, 5) == b"hello"
+
+
+def test_postgres_answers_to_the_role_of_the_gateway(cluster: Cluster) -> None:
+    """With the password that was made at start, and with that only; tests may make databases of their own."""
+    url = cluster.settings()["database"]["url"].replace("+psycopg", "")
+    with psycopg.connect(url) as connection:
+        may = connection.execute("SELECT rolcreatedb, rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
+    assert may == (True, False)
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(url, password="guess")
 
 
 def test_controller_that_is_away_comes_back_with_its_jobs(cluster: Cluster, name: str) -> None:
