@@ -218,7 +218,7 @@ class Reconciler:
             log.warning("job.refused", name=name, error=str(error))
             self._withdraw(ticket)
             with self._database.write() as session:
-                submission.record_refused(session, job_id, number, str(error), self._clock.now())
+                submission.record_refused(session, job_id, number, error, self._policy, self._clock.now())
         except (SchedulerUnavailable, StoreUnavailable) as error:
             log.warning("job.not_sent", name=name, error=str(error))
             self._withdraw(ticket)

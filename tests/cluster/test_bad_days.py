@@ -15,7 +15,7 @@ from tests.cluster.truth import check, runs_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-OPERATOR = "The site's operator corrects account, partition, QOS or wckey of the project"
+OPERATOR = "A site admin corrects account, partition, QOS or wckey of the project"
 
 
 @pytest.fixture(autouse=True)

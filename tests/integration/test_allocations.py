@@ -461,3 +461,22 @@ def test_only_open_jobs_and_the_month_s_attempts_are_read(database: Database) ->
         "SCAN jobs USING COVERING INDEX ix_jobs_open_use",
         *(of_attempts, of_their_jobs) * 3,
     ]
+
+
+# --- what SLURM refuses --------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_of_the_scheduler_names_what_it_was_told(make_world: Callable[..., World]) -> None:
+    """Only SLURM knows which accounts there are: its words, the project's account, and who does something."""
+    world = make_world(SchedulerSettings(partition="main"))
+    world.set(account="nobody")
+    job = world.accept()
+    cast("FakeScheduler", world.api.gateway.scheduler).refusal = "Invalid account"
+    world.api.gateway.reconciler.tick()
+    seen = world.ada.get(f"/projects/owls/jobs/{job}").json()
+    assert (seen["state"], seen["reason"]) == ("FAILED", "submission_refused")
+    assert "Invalid account" in seen["message"]
+    told = (
+        "The job was submitted with account 'nobody' (set for project owls), partition 'main' (set for the whole site)."
+    )
+    assert told in seen["message"]

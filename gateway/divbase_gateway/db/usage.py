@@ -72,7 +72,7 @@ def _used_by(
             name,
             func.count(func.distinct(AttemptRow.job_id)).filter(AttemptRow.started_at.is_not(None)),
             func.count(AttemptRow.started_at),
-            func.sum(_core_s()),
+            func.coalesce(func.sum(_core_s()), 0),
             func.coalesce(func.sum(AttemptRow.cpu_s), 0),
             func.coalesce(func.sum(_core_s()).filter(accounted), 0),
         )

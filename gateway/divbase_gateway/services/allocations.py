@@ -6,7 +6,7 @@ Index jobs are never refused here: an upload must not fail because somebody else
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -25,6 +25,17 @@ def labels_of(project: ProjectRow, policy: JobPolicy) -> Labels:
     """What SLURM is told of a job of this project: its own words, and the site's where it has none."""
     own = Labels(project.slurm_account, project.slurm_partition, project.slurm_qos, project.slurm_wckey)
     return own.over(policy.labels)
+
+
+def labels_in_words(project: ProjectRow, policy: JobPolicy) -> str:
+    """A sentence on what SLURM was told of a job of this project, and who said so; empty where it was told nothing."""
+    own = Labels(project.slurm_account, project.slurm_partition, project.slurm_qos, project.slurm_wckey)
+    words = [
+        f"{name} {value!r} (set for {f'project {project.name}' if getattr(own, name) else 'the whole site'})"
+        for name, value in asdict(labels_of(project, policy)).items()
+        if value is not None
+    ]
+    return f"The job was submitted with {', '.join(words)}." if words else ""
 
 
 def ceilings_of(project: ProjectRow, policy: JobPolicy) -> Ceilings:

@@ -24,6 +24,7 @@ from divbase_gateway.domain.ids import new_id
 from divbase_gateway.domain.jobs import JobState, Reason, words_for
 from divbase_gateway.ports import ObjectStore, SlurmRef, Submission
 from divbase_gateway.services import drain, manifests
+from divbase_gateway.services.allocations import labels_in_words
 from divbase_gateway.services.jobs import end_job, reopen_job, set_state
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.services.scripts import script_for
@@ -149,8 +150,10 @@ def record_submitted(session: Session, job_id: int, number: int, ref: SlurmRef, 
         set_state(job, JobState.QUEUED, now)
 
 
-def record_refused(session: Session, job_id: int, number: int, words: str, now: datetime) -> None:
-    """The scheduler said no: the job has failed, in the scheduler's own words."""
+def record_refused(
+    session: Session, job_id: int, number: int, error: SubmissionRefused, policy: JobPolicy, now: datetime
+) -> None:
+    """The scheduler said no: the job has failed, in the scheduler's own words, with what it was told of the project."""
     job, attempt = _locked(session, job_id, number)
     if job is None or attempt is None or job.state != JobState.SUBMITTING:
         return
@@ -158,7 +161,8 @@ def record_refused(session: Session, job_id: int, number: int, words: str, now: 
         set_state(job, JobState.SUBMIT_UNKNOWN, now)
         return
     attempt.outcome = Reason.SUBMISSION_REFUSED
-    end_job(job, JobState.FAILED, now, Reason.SUBMISSION_REFUSED, words)
+    words = (error.message, labels_in_words(job.project, policy), error.hint)
+    end_job(job, JobState.FAILED, now, Reason.SUBMISSION_REFUSED, " ".join(each for each in words if each))
 
 
 def record_unknown(session: Session, job_id: int, number: int, now: datetime) -> None:

@@ -13,10 +13,14 @@ _FAILED = re.compile(r"Batch job submission failed: (.*)")
 _ERROR_LINE = re.compile(r"(?:\w+: )?(?:error|fatal): (.*)")
 
 _OPERATOR_ACCOUNT = (
-    "The site's operator corrects account, partition, QOS or wckey of the project, or lets the gateway's account use "
-    "them (sacctmgr)."
+    "A site admin corrects account, partition, QOS or wckey of the project (`divbase projects allocation set`), the "
+    "operator those of the site (`scheduler.account` and so on in the gateway's settings), or the cluster's "
+    "administrator lets the gateway's user have them (sacctmgr). Then `divbase jobs rerun`."
 )
-_LESS = "Ask for less memory, fewer cores or less time, or let the site's operator name another partition."
+_LESS = (
+    "Ask for less memory, fewer cores or less time, or let a site admin name another partition for the project "
+    "(`divbase projects allocation set`)."
+)
 _LATER = "Wait until some jobs have ended and run it again, or ask the site's operator for a higher limit."
 _OPERATOR = "The site's operator must look at it."
 
