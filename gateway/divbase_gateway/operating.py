@@ -29,6 +29,7 @@ from divbase_gateway.domain.allocations import Month
 from divbase_gateway.domain.audit import Audit, Finding
 from divbase_gateway.domain.errors import InvalidRequest, SchedulerUnavailable
 from divbase_gateway.domain.jobs import JobState
+from divbase_gateway.logs import set_up_logs
 from divbase_gateway.ports import Scheduler
 from divbase_gateway.services import audit, drain, usage
 from divbase_gateway.settings import Settings, load
@@ -333,6 +334,7 @@ def _database(values: Settings) -> Iterator[Database]:
 
 @contextmanager
 def _scheduler(values: Settings) -> Iterator[Scheduler]:
+    set_up_logs("console", "warning")  # on standard error; what a script reads is on standard output alone
     scheduler = bootstrap.build_scheduler(values, bootstrap.SystemClock())
     try:
         yield scheduler
