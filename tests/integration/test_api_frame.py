@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 import structlog
 from divbase_gateway.api.auth import Public
 from divbase_gateway.api.deps import WriteSession
 from divbase_gateway.db.models import UserRow
+from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import Conflict, DatabaseUnavailable, DivBaseError, InvalidStep, SubmissionRefused
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.logs import set_up_logs
+from divbase_gateway.ports import ObjectStore
 from divbase_gateway.services import idempotency
+from divbase_gateway.services.health import Readiness
 from fastapi import FastAPI
 from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
-from tests.api import Api, Caller
+from tests.api import Api, Caller, build_api
 from tests.fakes.clock import FakeClock
+from tests.fakes.scheduler import FakeScheduler
 from tests.integration.conftest import Buckets
 
 
@@ -351,6 +358,25 @@ def test_alive_asks_nobody(api: Api, buckets: Buckets) -> None:
     assert buckets.pings == 0
 
 
+@dataclass
+class CountingScheduler(FakeScheduler):
+    """Counts pings, and holds them up while `hold` is cleared; `held` says that one is."""
+
+    pings: int = 0
+    hold: threading.Event = field(default_factory=threading.Event)
+    held: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.hold.set()
+
+    def ping(self) -> str:
+        self.pings += 1
+        if not self.hold.is_set():
+            self.held.set()
+            assert self.hold.wait(10)
+        return super().ping()
+
+
 def test_ready_pings_at_most_every_five_seconds(api: Api, buckets: Buckets, clock: FakeClock) -> None:
     """Many who ask do not become many pings."""
     for _ in range(3):
@@ -359,6 +385,39 @@ def test_ready_pings_at_most_every_five_seconds(api: Api, buckets: Buckets, cloc
     clock.advance(timedelta(seconds=5))
     api.client.get("/api/v1/ready")
     assert buckets.pings == 2
+
+
+def test_ready_pings_the_scheduler_at_most_every_thirty_seconds(
+    database: Database, buckets: Buckets, clock: FakeClock
+) -> None:
+    """A ping is two commands on the cluster: a probe each second must not become a poll. Its return is seen sooner."""
+    scheduler = CountingScheduler(clock)
+    api = build_api(database, cast("ObjectStore", buckets), scheduler, clock)
+    for _ in range(30):
+        assert api.client.get("/api/v1/ready").json()["checks"]["scheduler"] == "ok"
+        clock.advance(timedelta(seconds=1))
+    assert scheduler.pings == 1
+    scheduler.away = True
+    assert api.client.get("/api/v1/ready").status_code == 503
+    scheduler.away = False
+    clock.advance(timedelta(seconds=5))
+    assert api.client.get("/api/v1/ready").status_code == 200
+    assert scheduler.pings == 3
+
+
+def test_ready_does_not_wait_for_a_scheduler_that_hangs(database: Database, buckets: Buckets, clock: FakeClock) -> None:
+    """While one asks, the others get the last answer: no thread of the gateway waits with it."""
+    scheduler = CountingScheduler(clock)
+    readiness = Readiness(database, cast("ObjectStore", buckets), scheduler, clock)
+    before = readiness.checks()
+    clock.advance(timedelta(minutes=1))
+    scheduler.hold.clear()
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(readiness.checks)
+        assert scheduler.held.wait(10)
+        assert readiness.checks() is before
+        scheduler.hold.set()
+        assert slow.result(10) is not before
 
 
 def test_not_ready_says_what_is_away(api: Api, buckets: Buckets) -> None:

@@ -70,6 +70,7 @@ class World:
     members: dict[Role, Caller]
     stranger: Caller
     admin: Caller
+    scheduler: CountingScheduler
     _jobs: dict[JobState, str] = field(default_factory=dict)
 
     @property
@@ -119,10 +120,22 @@ class World:
         return upload
 
 
+@dataclass
+class CountingScheduler(FakeScheduler):
+    """Counts what is asked of it."""
+
+    questions: int = 0
+
+    def _answer(self) -> None:
+        self.questions += 1
+        super()._answer()
+
+
 @pytest.fixture
 def world(database: Database, clock: FakeClock) -> World:
     store = FakeObjectStore(clock.now)
-    api = build_api(database, FaultyStore(store), FakeScheduler(clock), clock)  # type: ignore[arg-type]
+    scheduler = CountingScheduler(clock)
+    api = build_api(database, FaultyStore(store), scheduler, clock)  # type: ignore[arg-type]
     owls = api.add_project("owls")
     members = {role: api.add_caller(f"{role.value.lower()}@example.org") for role in Role}
     for role, caller in members.items():
@@ -132,7 +145,8 @@ def world(database: Database, clock: FakeClock) -> World:
     lab.upload("sample_metadata.tsv", b"#Sample_ID\tArea\nA\tNorth\nB\tWest\n")
     add_variants(api, owls.id)
     api.add_member(api.add_project("terns"), members[Role.MANAGE].user, Role.MANAGE)
-    return World(lab, members, api.add_caller("stranger@example.org"), api.add_caller("root@example.org", admin=True))
+    stranger, admin = api.add_caller("stranger@example.org"), api.add_caller("root@example.org", admin=True)
+    return World(lab, members, stranger, admin, scheduler)
 
 
 def add_variants(api: Api, project_id: int) -> None:
@@ -317,6 +331,8 @@ def test_a_route_lets_through_whom_it_should(route: str, world: World) -> None:
         assert walker.status(token) == expected
     answer = walker.send(allowed)
     assert 200 <= answer.status_code < 300, answer.text
+    # Whoever looks, however often, asks the database: the reconciler alone asks the scheduler.
+    assert world.scheduler.questions == (1 if name == "GET /ready" else 0)
 
 
 def callers_of(access: Access | ProjectAccess, world: World) -> tuple[list[tuple[str | None, int]], str | None]:

@@ -29,7 +29,8 @@ async def get_health() -> Health:
 
 @router.get("/ready", dependencies=[Public], responses={503: {"model": Health}})
 def get_ready(response: Response, readiness: Annotated[Readiness, Depends(_readiness)]) -> Health:
-    """Database, store and scheduler answer (looked at no more than every five seconds); 503 where one does not.
+    """Database, store and scheduler answer (looked at every five seconds at most, the scheduler every thirty); 503
+    where one does not.
 
     Where the operator holds submission back, `checks.submission` says since when and why: that is no failure.
     """

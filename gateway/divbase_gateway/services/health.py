@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import DatabaseUnavailable, DivBaseError
@@ -13,6 +13,8 @@ from divbase_gateway.ports import Clock, ObjectStore, Scheduler
 from divbase_gateway.services import drain
 
 CACHED_FOR = timedelta(seconds=5)
+SCHEDULER_CACHED_FOR = timedelta(seconds=30)
+"""While it is well: a ping is two of the commands of which a cluster answers a user only so many."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def check_drain(database: Database) -> list[Check]:
 
 @dataclass
 class Readiness:
-    """What was found the last time, good for five seconds: many who ask do not become many pings."""
+    """What was found the last time, good for some seconds: many who ask do not become many pings."""
 
     database: Database
     store: ObjectStore
@@ -62,13 +64,31 @@ class Readiness:
     clock: Clock
     _checks: list[Check] = field(default_factory=list)
     _checked_at: datetime | None = None
+    _scheduler: Check | None = None
+    _scheduler_at: datetime = datetime.min.replace(tzinfo=UTC)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def checks(self) -> list[Check]:
-        """The checks, not older than five seconds."""
-        with self._lock:
+        """The checks, not older than five seconds, that of a scheduler that is well than thirty.
+
+        Whoever asks while others are being made gets the last ones: a scheduler that does not answer for a minute
+        must not hold up all of the gateway's threads.
+        """
+        if not self._lock.acquire(blocking=not self._checks):
+            return self._checks
+        try:
             now = self.clock.now()
             if self._checked_at is None or now - self._checked_at >= CACHED_FOR:
-                self._checks = check_all(self.database, self.store, self.scheduler) + check_drain(self.database)
+                self._checks = self._check(now)
                 self._checked_at = now
             return self._checks
+        finally:
+            self._lock.release()
+
+    def _check(self, now: datetime) -> list[Check]:
+        database, store = check("database", self.database.ping), check("store", self.store.ping)
+        known = self._scheduler
+        if known is None or not known.ok or now - self._scheduler_at >= SCHEDULER_CACHED_FOR:
+            known, self._scheduler_at = check("scheduler", self.scheduler.ping), now
+            self._scheduler = known
+        return [database, store, known, *check_drain(self.database)]
