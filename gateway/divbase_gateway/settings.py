@@ -167,7 +167,7 @@ class JobSettings(Group):
     )
     manifest_expiry_s: int = Field(
         604800,
-        ge=3600,
+        ge=60,
         le=604800,
         description="`manifest`: seconds from submission that its URLs are good for, queue and run together; S3 ends "
         "at seven days.",
