@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import DatabaseUnavailable, DivBaseError
@@ -64,8 +64,7 @@ class Readiness:
     clock: Clock
     _checks: list[Check] = field(default_factory=list)
     _checked_at: datetime | None = None
-    _scheduler: Check | None = None
-    _scheduler_at: datetime = datetime.min.replace(tzinfo=UTC)
+    _scheduler: tuple[Check, datetime] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def checks(self) -> list[Check]:
@@ -87,8 +86,7 @@ class Readiness:
 
     def _check(self, now: datetime) -> list[Check]:
         database, store = check("database", self.database.ping), check("store", self.store.ping)
-        known = self._scheduler
-        if known is None or not known.ok or now - self._scheduler_at >= SCHEDULER_CACHED_FOR:
-            known, self._scheduler_at = check("scheduler", self.scheduler.ping), now
-            self._scheduler = known
-        return [database, store, known, *check_drain(self.database)]
+        last = self._scheduler
+        if last is None or not last[0].ok or now - last[1] >= SCHEDULER_CACHED_FOR:
+            self._scheduler = last = check("scheduler", self.scheduler.ping), now
+        return [database, store, last[0], *check_drain(self.database)]
