@@ -457,8 +457,7 @@ def test_only_open_jobs_and_the_month_s_attempts_are_read(database: Database) ->
     of_attempts = "SEARCH attempts USING COVERING INDEX ix_attempts_use (ended_at>? AND ended_at<?)"
     of_their_jobs = "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"
     assert found == [
-        "SEARCH jobs USING COVERING INDEX ix_jobs_open_use (project_id=?)",
-        "SCAN jobs USING COVERING INDEX ix_jobs_open_use",
+        *["SCAN jobs USING COVERING INDEX ix_jobs_open_use"] * 2,
         *(of_attempts, of_their_jobs) * 3,
     ]
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from divbase_gateway.db.jobs import is_open
 from divbase_gateway.db.models import AttemptRow, JobRow, ProjectRow, UserRow
+from divbase_gateway.db.usage import of_jobs
 
 
 class Open(NamedTuple):
@@ -39,11 +40,7 @@ def open_now(session: Session, project_id: int | None = None, user_id: int | Non
     """What is open, of a project or of a user; answered by the small index `ix_jobs_open_use` alone."""
     queries = func.count().filter(JobRow.kind == "query")
     minutes = func.coalesce(func.sum(JobRow.cores * JobRow.minutes), 0)
-    statement = select(queries, minutes).where(is_open())
-    if project_id is not None:
-        statement = statement.where(JobRow.project_id == project_id)
-    if user_id is not None:
-        statement = statement.where(JobRow.user_id + 0 == user_id)  # see `usage.core_seconds` for the sum
+    statement = select(queries, minutes).where(is_open(), *of_jobs(session, project_id, user_id))
     jobs, core_minutes = session.execute(statement).one()
     return Open(jobs, int(core_minutes) / 60)
 
@@ -54,6 +51,6 @@ def attempts_between(session: Session, project_id: int, since: datetime, until: 
         select(func.count(AttemptRow.started_at))
         .join(AttemptRow.job)
         .where(AttemptRow.outcome.is_not(None), AttemptRow.ended_at >= since, AttemptRow.ended_at < until)
-        .where(JobRow.project_id + 0 == project_id)  # see `usage.core_seconds` for the sum
+        .where(*of_jobs(session, project_id))
     )
     return session.scalar(statement) or 0

@@ -40,12 +40,22 @@ def core_seconds(
 ) -> float:
     """Core-seconds of attempts that ended at or after `since` and before `until`; `ix_attempts_use` finds them."""
     query = select(func.coalesce(func.sum(_core_s()), 0)).join(AttemptRow.job).where(*_ended_between(since, until))
-    # The sums keep SQLite, which counts no rows beforehand, from reading all that a project or a user ever ran.
-    if project_id is not None:
-        query = query.where(JobRow.project_id + 0 == project_id)
-    if user_id is not None:
-        query = query.where(JobRow.user_id + 0 == user_id)
+    query = query.where(*of_jobs(session, project_id, user_id))
     return float(session.scalar(query) or 0)
+
+
+def of_jobs(session: Session, project_id: int | None = None, user_id: int | None = None) -> list[ColumnElement[bool]]:
+    """The conditions that choose jobs of a project or a user, for queries that have a narrower one beside them.
+
+    SQLite, which counts no rows beforehand, would rather begin with all that the project or the user ever ran; what it
+    has to calculate it cannot look up.
+    """
+    wanted: list[tuple[InstrumentedAttribute[int], int | None]] = [
+        (JobRow.project_id, project_id),
+        (JobRow.user_id, user_id),
+    ]
+    calculated = session.get_bind().dialect.name == "sqlite"
+    return [(column + 0 if calculated else column) == value for column, value in wanted if value is not None]
 
 
 def used_by_project(session: Session, since: datetime, until: datetime) -> list[Used]:
@@ -72,7 +82,7 @@ def _used_by(
             name,
             func.count(func.distinct(AttemptRow.job_id)).filter(AttemptRow.started_at.is_not(None)),
             func.count(AttemptRow.started_at),
-            func.coalesce(func.sum(_core_s()), 0),
+            func.sum(_core_s()),
             func.coalesce(func.sum(AttemptRow.cpu_s), 0),
             func.coalesce(func.sum(_core_s()).filter(accounted), 0),
         )
@@ -84,7 +94,7 @@ def _used_by(
         .order_by(name)
     )
     return [
-        Used(each, jobs, attempts, float(core_s), float(cpu_s), float(known))
+        Used(each, jobs, attempts, float(core_s), float(cpu_s or 0), float(known))
         for each, jobs, attempts, core_s, cpu_s, known in session.execute(query)
     ]
 
