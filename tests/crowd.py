@@ -36,7 +36,7 @@ def write_crowd(database: Database, count: int, state: JobState, now: datetime) 
             session.execute(insert(JobRow), [_job(ref, state, user_id, project_id) for ref in batch])
             named = [_public_id(ref) for ref in batch]
             found = session.execute(select(JobRow.public_id, JobRow.id).where(JobRow.public_id.in_(named)))
-            ids = dict(found)
+            ids = {row.public_id: row.id for row in found}
             session.execute(insert(AttemptRow), [_attempt(ref, ids[_public_id(ref)], state) for ref in batch])
     return refs
 
