@@ -377,6 +377,27 @@ def test_the_copy_that_claimed_is_followed(world: World) -> None:
     assert world.end(job) == ("SUCCEEDED", None)
 
 
+def test_a_run_that_was_put_back_into_the_queue_gets_a_new_attempt(world: World) -> None:
+    """Guards: the run after a requeue finds the claim taken, by a run of its own id that will never report."""
+    job = world.submit()
+    reached = threading.Event()
+
+    def hold(method: str, path: str) -> None:
+        if method == "GET" and path.endswith("/a.vcf.gz") and not reached.is_set():
+            reached.set()
+            time.sleep(2)
+
+    world.door.before = hold
+    first = world.start(job, "first", "1")
+    assert reached.wait(30)
+    os.killpg(first.process.pid, signal.SIGKILL)
+    first.process.wait()
+    assert world.start(job, "again", "1").wait()[0] == 3
+    world.show("1", Sighting("FAILED", exit_code=3, signal=0, restarts=1))
+    world.reconciler.tick()
+    assert (world.job(job).state, [each.outcome for each in world.attempts(job)]) == ("ACCEPTED", ["requeued"])
+
+
 def test_an_attempt_that_was_given_up_can_no_longer_be_claimed(world: World) -> None:
     """Guards: a submission whose answer was lost and that turns up after the quiet period does nothing."""
     world.scheduler.lose_answer = LostAnswer.AFTER_ACCEPT

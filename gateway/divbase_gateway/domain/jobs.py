@@ -104,6 +104,9 @@ def words_for(reason: Reason) -> str:
     return _WORDS[reason]
 
 
+EXIT_NOT_OURS = 3
+"""The batch script's exit code when another run has the attempt, so that it did nothing (docs/node-protocol.md)."""
+
 EXITS_UNREPORTED = {74: Reason.STORE_UNAVAILABLE, 75: Reason.GATEWAY_UNAVAILABLE, 76: Reason.URLS_EXPIRED}
 """The batch script's exit codes when it could tell nobody how it ended, and why not (docs/node-protocol.md)."""
 

@@ -13,6 +13,7 @@ from divbase_gateway.db import jobs as rows
 from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.domain.errors import NotFound
 from divbase_gateway.domain.jobs import (
+    EXIT_NOT_OURS,
     Decision,
     Evidence,
     JobState,
@@ -182,7 +183,11 @@ def _is_older_than_the_job_itself(attempt: AttemptRow, sighting: Sighting) -> bo
 
 def _was_requeued(job: JobRow, attempt: AttemptRow, sighting: Sighting) -> bool:
     """Whether the run that claimed the attempt was taken back into the queue: no later run can claim it again."""
-    if attempt.claimed_at is None or sighting.restarts <= attempt.restarts or job.cancel_requested_at is not None:
+    if job.cancel_requested_at is not None:
+        return False
+    if attempt.access == "manifest":  # who claimed, and that it was another run, is known only when the later one ended
+        return sighting.restarts > 0 and sighting.exit_code == EXIT_NOT_OURS and attempt.claimant is not None
+    if attempt.claimed_at is None or sighting.restarts <= attempt.restarts:
         return False
     began_later = sighting.started_at is not None and sighting.started_at > attempt.claimed_at
     return phase_of(sighting.state) is Phase.WAITING or began_later
