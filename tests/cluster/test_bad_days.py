@@ -93,7 +93,7 @@ def test_key_is_refused(site: Site, cluster: Cluster) -> None:
         words = wait_for(lambda: _words(site, "does not accept"), "the refusal of the key")
         assert words.startswith("divbase@127.0.0.1")
         assert "does not accept the gateway's key." in words
-        assert site.job(job).state is JobState.ACCEPTED
+        assert site.job(job).state in (JobState.ACCEPTED, JobState.SUBMITTING)
     finally:
         cluster.admin("login", "mv", "/keys/authorized_keys.kept", "/keys/authorized_keys")
     assert len(site.succeeds(job).attempts) == 1
@@ -111,7 +111,7 @@ def test_login_node_is_away(site: Site, cluster: Cluster) -> None:
         assert words.startswith("divbase@127.0.0.1")
         site.levers.release("run")
         wait_for(lambda: site.job(running).state is JobState.FINALIZING, "the report of the running job")
-        assert site.job(waiting).state is JobState.ACCEPTED
+        assert site.job(waiting).state in (JobState.ACCEPTED, JobState.SUBMITTING)
     assert [len(site.succeeds(job).attempts) for job in (running, waiting)] == [1, 1]
 
 

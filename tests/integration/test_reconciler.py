@@ -357,10 +357,11 @@ def test_searches_that_fail_are_no_empty_answers(world: World) -> None:
 
 
 def test_a_search_looks_far_enough_back(world: World) -> None:
-    """Guards: a scheduler whose clock is behind ours writes a submission time before the one that we noted."""
+    """Guards: a scheduler whose clock is behind ours writes a submission time before the one that we noted, by hours
+    where somebody took local time for UTC."""
     job = world.accept()
     world.scheduler.lose_answer = LostAnswer.AFTER_ACCEPT
-    behind = FakeClock(world.clock.now() - timedelta(seconds=90))
+    behind = FakeClock(world.clock.now() - timedelta(hours=14))
     world.scheduler.clock = behind
     world.tick()
     assert (world.state(job), world.scheduler.accepted) == ("QUEUED", 1)

@@ -29,8 +29,9 @@ from divbase_gateway.services.jobs import end_job, reopen_job, set_state
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.services.scripts import script_for
 
-_CLOCKS_DIFFER_BY = timedelta(minutes=10)
-"""The scheduler writes times by its own clock, in whole seconds; names are unique, so looking further back is safe."""
+_CLOCKS_DIFFER_BY = timedelta(days=1)
+"""The scheduler writes times by its own clock, which may be hours away where somebody took local time for UTC. Names
+are unique, so looking further back is safe, and looking too near would run a job twice."""
 
 
 @dataclass(frozen=True)
