@@ -47,7 +47,8 @@ def test_the_copy_that_claims_is_followed_and_the_audit_is_clean(site: Site) -> 
     untold = site.levers.run(f"cat {site.levers.bin_dir}/sbatch.untold").strip()
     runs = {run.job_id: (run.state, run.exit_code) for run in runs_of(site) if run.name in names}
     assert (counted, runs[counted]) == (untold, ("COMPLETED", "0:0"))
-    assert [runs[copy] for copy in copies if copy != counted] == [("FAILED", "3:0")]
+    # refused at its claim, or, where all was over, without the directory that SLURM would write its log to
+    assert [runs[copy] for copy in copies if copy != counted] in ([("FAILED", "3:0")], [("FAILED", "1:0")])
     found = wait_for(lambda: clean(site), "an audit that has everything")
     assert [(each["kind"], each["job"]) for each in found["findings"]] == [("idle_copy", job)]  # type: ignore[attr-defined]
 

@@ -184,6 +184,15 @@ def test_a_copy_beside_a_job_that_runs_is_listed() -> None:
     assert (audit.faults, [each.kind for each in audit.findings]) == ([], [Kind.IDLE_COPY])
 
 
+def test_a_copy_that_came_when_all_was_tidied_is_listed() -> None:
+    """Its directory is gone, so that SLURM fails it with 1 before the script begins; one that ran beside is a fault."""
+    late = replace(run("2", state="FAILED", exit_code=1), started_at=NOW - HOUR, ended_at=NOW - HOUR)
+    audit = Books([job()], [run(), late]).compare()
+    assert (audit.faults, [each.kind for each in audit.findings]) == ([], [Kind.IDLE_COPY])
+    beside = replace(late, started_at=NOW - HOUR - timedelta(minutes=5))
+    assert Books([job()], [run(), beside]).faults() == [Kind.TWO_RUNS_WORKED]
+
+
 def test_a_job_that_was_just_settled_is_too_early_to_judge() -> None:
     """Accounting lags by seconds; that is said, and is no finding."""
     just = replace(job(), state_since=NOW - GRACE + timedelta(seconds=1))

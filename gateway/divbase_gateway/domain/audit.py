@@ -20,6 +20,7 @@ EXIT_NOT_CLAIMED = 3
 GRACE = timedelta(minutes=5)
 """Accounting lags: what ended less than this ago is not judged by what accounting lacks."""
 
+_TIDYING = timedelta(seconds=5)
 _BEFORE_SUBMISSION = timedelta(minutes=30)
 _AFTER_LIMIT = timedelta(minutes=90)
 _ENDS = (Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED)
@@ -47,6 +48,12 @@ class Run:
         """It never started, or ended at its claim because another run has the attempt."""
         refused = phase_of(self.state) is Phase.FAILED and self.exit_code == EXIT_NOT_CLAIMED
         return self.is_over and (self.started_at is None or self.node is None or refused)
+
+    def came_too_late(self, counted: Run | None) -> bool:
+        """It failed when the run that counts had ended: with its directory gone, SLURM cannot start the script."""
+        if counted is None or counted.ended_at is None or self.started_at is None:
+            return False
+        return phase_of(self.state) is Phase.FAILED and self.started_at >= counted.ended_at - _TIDYING
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ _ADVICE = {
     Kind.SUCCESS_WITHOUT_RUN: "Compare `divbase jobs show` with `sacct -j`; do not use the result before it is clear.",
     Kind.TWO_RUNS_WORKED: "Read both logs; check the result's sha256 against its provenance, and report this.",
     Kind.GIVEN_UP_RUN_WORKED: "Read its log; it should have ended at its claim. Please report this.",
-    Kind.UNKNOWN_RUN: "Another gateway's with the same account? Say `--shared-account`. If not, `scancel` it while it lives.",
+    Kind.UNKNOWN_RUN: "Another gateway's with the same account? Say `--shared-account`. If not, `scancel` it.",
     Kind.NOT_IN_ACCOUNTING: "Does slurmdbd keep jobs for that long, and does the gateway look at the right cluster?",
     Kind.CONTRADICTION: "Compare `divbase jobs show` with `sacct -j`; `divbase jobs rerun` repeats it.",
     Kind.OVERDUE: "Is `divbase-gateway serve` running, and does `divbase-gateway doctor` reach the scheduler?",
@@ -248,7 +255,7 @@ def _compare_attempt(job: Job, attempt: Attempt, books: _Books) -> None:
             words = f"{run.slurm_job_id} was requeued; this is an earlier run of it, {run.state}."
             books.add(Kind.REQUEUED, words, job, attempt, run)
         else:
-            _compare_copy(job, attempt, run, books, over=over)
+            _compare_copy(job, attempt, run, counted, books, over=over)
     if counted is not None:
         _compare_counted(job, attempt, counted, books, over=over)
     elif attempt.slurm_job_id is not None and attempt.outcome is not None:
@@ -264,12 +271,14 @@ def _missing(job: Job, attempt: Attempt, books: _Books) -> None:
     books.add(Kind.NOT_IN_ACCOUNTING, words, job, attempt, None)
 
 
-def _compare_copy(job: Job, attempt: Attempt, run: Run, books: _Books, *, over: bool) -> None:
+def _compare_copy(job: Job, attempt: Attempt, run: Run, counted: Run | None, books: _Books, *, over: bool) -> None:
     """A run of the attempt that is not the one that counts."""
     name = run.slurm_job_id
     if run.did_nothing:
         how = "never started" if run.started_at is None or run.node is None else "ended at its claim"
         books.add(Kind.IDLE_COPY, f"{name} is a copy of the run that counts and {how}.", job, attempt, run)
+    elif run.is_over and run.came_too_late(counted):
+        books.add(Kind.IDLE_COPY, f"{name} is a copy that failed when all was done and tidied.", job, attempt, run)
     elif not run.is_over:
         if over and not _is_early(job, books):
             words = f"{name} is {run.state}, and the attempt is over."
