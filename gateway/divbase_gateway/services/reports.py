@@ -40,7 +40,7 @@ class _Output(_FromNode):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     md5s: list[_Md5] = Field(min_length=1, max_length=10_000)
     multipart: bool
-    version_id: str | None = Field(default=None, max_length=255)
+    version_id: str | None = Field(default=None, pattern=r"^[!-~]{1,255}$")
 
 
 class _Report(_FromNode):
