@@ -71,7 +71,7 @@ def test_fault_11_job_that_hangs_before_it_can_report(site: Site, cluster: Clust
 def test_fault_14_host_key_has_changed(site: Site, cluster: Cluster) -> None:
     """A login node with another host key is refused, and the words say who must look; once the key is right again, the
     job that was accepted meanwhile runs."""
-    other = f"mv {_HOST_KEY} {_HOST_KEY}.kept; ssh-keygen -q -t ed25519 -N '' -f {_HOST_KEY}"
+    other = f"mkdir /keys/kept; mv {_HOST_KEY}* /keys/kept; ssh-keygen -q -t ed25519 -N '' -f {_HOST_KEY}"
     with cluster.without("login", "sshd"):
         cluster.admin("login", "bash", "-c", f"{other}; pkill sshd; true")
     try:
@@ -80,7 +80,7 @@ def test_fault_14_host_key_has_changed(site: Site, cluster: Cluster) -> None:
         assert "The host key of 127.0.0.1 has changed, so DivBase did not log in." in words
         assert site.job(job).state in (JobState.ACCEPTED, JobState.SUBMITTING)
     finally:
-        cluster.admin("login", "bash", "-c", f"mv -f {_HOST_KEY}.kept {_HOST_KEY}; pkill sshd; true")
+        cluster.admin("login", "bash", "-c", "mv -f /keys/kept/* /keys; rmdir /keys/kept; pkill sshd; true")
         cluster.wait_healthy("login")
     assert len(site.succeeds(job).attempts) == 1
     check(site)
