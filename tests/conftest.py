@@ -1,8 +1,10 @@
 """Fixtures for every test folder; the code behind them is in modules with names that say what they start."""
 
+from collections.abc import Generator
+
 import pytest
 
-from tests.cluster.containers import cluster, run_on_one_worker
+from tests.cluster.containers import cluster, run_on_one_worker, skip_in_one_line
 from tests.seaweed import bucket_name, seaweed
 
 __all__ = ["bucket_name", "cluster", "seaweed"]
@@ -11,3 +13,10 @@ __all__ = ["bucket_name", "cluster", "seaweed"]
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     run_on_one_worker(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    skip_in_one_line(report)
+    return report

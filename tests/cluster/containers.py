@@ -27,6 +27,8 @@ NAME = os.environ.get("CLUSTER", "divbase-cluster")
 START_S = 900
 """Long enough for images to be made on a slow machine."""
 
+_NOT_RUN = "CLUSTER TESTS NOT RUN"
+
 _CANNOT = 3
 """Exit code of `cluster` where no cluster can be had on this machine."""
 
@@ -139,6 +141,13 @@ def run_on_one_worker(items: Sequence[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
+def skip_in_one_line(report: pytest.TestReport) -> None:
+    """Where there is no cluster every test of it is skipped for the one reason, at one place: pytest then prints one
+    line for all of them."""
+    if report.skipped and isinstance(report.longrepr, tuple) and _NOT_RUN in report.longrepr[2]:
+        report.longrepr = (__file__, 1, report.longrepr[2])
+
+
 def start() -> Cluster:
     """Bring the cluster up, which takes seconds if it is up already; one that is being started elsewhere is waited for.
 
@@ -222,7 +231,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterato
         with shared_cluster(folder if worker_id == "master" else folder.parent) as shared:
             yield shared
     except CannotStart as reason:
-        words = f"CLUSTER TESTS NOT RUN: {reason}"
+        words = f"{_NOT_RUN}: {reason}"
         if os.environ.get("DIVBASE_REQUIRE_CLUSTER") == "1":
             pytest.fail(words, pytrace=False)
         pytest.skip(words)
