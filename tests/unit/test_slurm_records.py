@@ -51,6 +51,14 @@ def test_every_recorded_job_of_sacct_is_read(release: str) -> None:
         assert Phase.UNKNOWN not in {phase_of(record.sighting.state) for record in records}
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_only_a_recorded_job_that_started_was_given_processors(release: str) -> None:
+    """22.05 prints for a job that waits what it asks for."""
+    for path in RECORDED.joinpath(release).glob("gateway-sacct*.stdout"):
+        for record in sacct_runs(path.read_text()):
+            assert (record.sighting.alloc_cpus is not None) == (record.sighting.started_at is not None), record
+
+
 # --- squeue ------------------------------------------------------------------------------------------------------
 
 
