@@ -358,7 +358,10 @@ class Reconciler:
         now = self._clock.now()
         self._looking_since = looking_since = self._looking_since or now
         with self._database.write() as session:
-            job_rows.mark_seen(session, [each.job_id for each in tracked if each.ref in observation.seen], now)
+            seen, unseen = [], []
+            for each in tracked:
+                (seen if each.ref in observation.seen else unseen).append(each.job_id)
+            job_rows.mark_seen(session, seen, unseen, now)
             settled = waiting.record_waiting(session, tracked, observation, now)
         if observation.unjudged:
             self._looking_since = None  # a look that did not see everything ends the row

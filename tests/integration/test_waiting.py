@@ -137,6 +137,22 @@ def test_a_job_that_claimed_its_attempt_since_the_look_is_left_alone(crowd: Crow
     assert (attempt.queue_place, attempt.slurm_reason, crowd.jobs()[0].stuck) == (None, "Priority", None)
 
 
+def test_of_very_many_that_moved_the_furthest_off_come_first(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards: a long queue is written in pieces, and none of it is left behind."""
+    monkeypatch.setattr(waiting, "_MOVES_A_LOOK", 2)
+    refs = crowd.add(4)
+    crowd.waits({}, {}, {}, {})
+    reconciler = crowd.reconciler()
+    reconciler.tick()
+    reconciler.tick()
+    assert positions(crowd.database, refs) == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    crowd.waits(*({"PriorityLong": number} for number in range(4)))
+    reconciler.tick()
+    assert positions(crowd.database, refs) == [(4, 4), (2, 4), (3, 4), (1, 4)]
+    reconciler.tick()
+    assert positions(crowd.database, refs) == [(4, 4), (3, 4), (2, 4), (1, 4)]
+
+
 # --- cost --------------------------------------------------------------------------------------------------------
 
 

@@ -266,29 +266,38 @@ def versions_without_index(session: Session, public_id: str) -> list[FileVersion
     )
 
 
-def mark_seen(session: Session, job_ids: Sequence[int], at: datetime) -> None:
-    """Note that these jobs were seen in a look at the scheduler: one statement, however many."""
-    for start in range(0, len(job_ids), 10_000):
-        session.execute(update(JobRow).where(JobRow.id.in_(job_ids[start : start + 10_000])).values(observed_at=at))
+def mark_seen(session: Session, seen: Sequence[int], unseen: Sequence[int], at: datetime) -> None:
+    """Note that jobs were seen in a look at the scheduler; `seen` and `unseen` together are all that it has.
+
+    Whichever are fewer are named: naming ten thousand costs more than all the rest of the statement.
+    """
+    statement = update(JobRow).values(observed_at=at).execution_options(synchronize_session=False)
+    if len(unseen) < len(seen):
+        at_scheduler = (is_open(), JobRow.state.in_(_AT_THE_SCHEDULER), JobRow.id <= max(seen))
+        session.execute(statement.where(*at_scheduler, JobRow.id.not_in(unseen)))
+    else:
+        for start in range(0, len(seen), 10_000):
+            session.execute(statement.where(JobRow.id.in_(seen[start : start + 10_000])))
 
 
-def write_waiting(session: Session, attempts: Sequence[dict[str, Any]], stuck: Sequence[dict[str, Any]]) -> None:
-    """Write what was seen of attempts that wait, and the marks of jobs: a statement each, however many.
+def write_waiting(
+    session: Session,
+    told: Sequence[dict[str, Any]],
+    moved: Sequence[dict[str, Any]],
+    stuck: Sequence[dict[str, Any]],
+) -> None:
+    """Write what was seen of attempts that wait, and the marks of their jobs: a statement each, however many.
 
     Args:
-        attempts: `attempt` is the row's id, the rest are columns, the same in each. One that was claimed or is over in
-            the meantime stays as it is.
+        told, moved: `attempt` is the row's id, the rest are columns, in each list the same. One that was claimed or is
+            over in the meantime stays as it is.
         stuck: `job`, the row's id, and `words`.
     """
     connection = session.connection()
-    if attempts:
-        columns = [name for name in attempts[0] if name != "attempt"]
-        update_attempts = (
-            update(AttemptRow)
-            .where(AttemptRow.id == bindparam("attempt"), AttemptRow.claimed_at.is_(None), AttemptRow.outcome.is_(None))
-            .values({name: bindparam(name) for name in columns})
-        )
-        connection.execute(update_attempts, attempts)
+    for attempts in filter(None, (told, moved)):
+        waits = (AttemptRow.id == bindparam("attempt"), AttemptRow.claimed_at.is_(None), AttemptRow.outcome.is_(None))
+        columns = {name: bindparam(name) for name in attempts[0] if name != "attempt"}
+        connection.execute(update(AttemptRow).where(*waits).values(columns), attempts)
     if stuck:
         update_jobs = update(JobRow).where(JobRow.id == bindparam("job"), JobRow.state == JobState.QUEUED)
         connection.execute(update_jobs.values(stuck=bindparam("words")), stuck)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from divbase_gateway.domain.jobs import JobState
 
@@ -175,8 +176,7 @@ def stuck_words(slurm_reason: str) -> str | None:
     return known.words if known is not None and known.for_good else None
 
 
-@dataclass(frozen=True)
-class Queued:
+class Queued(NamedTuple):
     """A job that waits, by its number with us. `priority` None, where the scheduler has none, comes last."""
 
     number: int

@@ -3,6 +3,7 @@ of them at once and only where something changed, because a look may see ten tho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -18,9 +19,13 @@ from divbase_gateway.services.settlement import Tracked
 _SAME_START = timedelta(minutes=1)
 """The scheduler guesses anew all the time; less than this is no other guess."""
 
+_MOVES_A_LOOK = 4000
+"""When one job starts, all behind it move up. Where there are more than this, those that are furthest off are written
+first and the others at the next look: they are off by little, and nobody counts thousands."""
+
 
 class _Standing(NamedTuple):
-    """The columns of an attempt that say how it waits."""
+    """The columns of an attempt that say how it waits; the last three move all the time."""
 
     slurm_state: str | None
     slurm_reason: str | None
@@ -28,6 +33,10 @@ class _Standing(NamedTuple):
     expected_start: datetime | None
     queue_place: int | None
     queue_length: int | None
+
+
+_TOLD = 3
+_MOVES = _Standing._fields[_TOLD:]
 
 
 def record_waiting(session: Session, tracked: Sequence[Tracked], observation: Observation, now: datetime) -> set[int]:
@@ -45,22 +54,32 @@ def record_waiting(session: Session, tracked: Sequence[Tracked], observation: Ob
         Queued(each.row.attempt_id, sighting.partition, sighting.priority, each.ref.submitted_at)
         for each, sighting in waiting
     )
-    attempts: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
+    moved: list[tuple[float, dict[str, Any]]] = []
     stuck: list[dict[str, Any]] = []
     written = set()
     for each, sighting in waiting:
         if not _waits_as_before(each, sighting):
             continue
         written.add(each.job_id)
-        standing = _standing(each.row, sighting, *places[each.row.attempt_id])
-        if standing != _known_standing(each.row):
+        known, standing = _known_standing(each.row), _standing(each.row, sighting, *places[each.row.attempt_id])
+        if standing[:_TOLD] != known[:_TOLD]:
             source = {"slurm_source": sighting.source, "last_seen_at": now}
-            attempts.append({"attempt": each.row.attempt_id, **standing._asdict(), **source})
+            told.append({"attempt": each.row.attempt_id, **standing._asdict(), **source})
+        elif standing != known:
+            moves = {"attempt": each.row.attempt_id, **dict(zip(_MOVES, standing[_TOLD:], strict=True))}
+            moved.append((_error(known.queue_place, standing.queue_place), moves))
         words = stuck_words(sighting.reason)
         if words != each.row.stuck:
             stuck.append({"job": each.job_id, "words": words})
-    rows.write_waiting(session, attempts, stuck)
+    moved.sort(key=lambda each: -each[0])
+    rows.write_waiting(session, told, [moves for _, moves in moved[:_MOVES_A_LOOK]], stuck)
     return written
+
+
+def _error(known: int | None, place: int | None) -> float:
+    """How wrong the row is about a place in the queue."""
+    return math.inf if known is None or place is None else abs(known - place)
 
 
 def _waits_as_before(tracked: Tracked, sighting: Sighting) -> bool:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from divbase_gateway.domain.jobs import Phase, phase_of
 from divbase_gateway.ports import Sighting
@@ -51,15 +52,15 @@ def has_ended(sighting: Sighting) -> bool:
 
 def squeue_records(text: str, wanted: Collection[str] | None = None) -> list[JobRecord]:
     """The jobs in the output of `SlurmCommands.squeue`; `wanted` names the only ids that are of interest."""
-    return [record for line in text.splitlines() if (record := _squeue_record(line, wanted)) is not None]
+    records = (_squeue_record(line) for line in text.splitlines())
+    return [each for each in records if each is not None and (wanted is None or each.job_id in wanted)]
 
 
-def _squeue_record(line: str, wanted: Collection[str] | None) -> JobRecord | None:
+@lru_cache(maxsize=1 << 15)  # most lines of a look are those of the look before
+def _squeue_record(line: str) -> JobRecord | None:
     values = line.split(SEPARATOR, len(SQUEUE_FIELDS) - 1)
     number = _ID.fullmatch(values[0])
     if number is None or len(values) != len(SQUEUE_FIELDS) or not line.endswith(SEPARATOR):
-        return None
-    if wanted is not None and number[1] not in wanted:
         return None
     full_id, state, restarts, exit_code, submitted, started, ended, node, priority, partition, reason, name = values
     submitted_at = _time(submitted)
