@@ -113,12 +113,17 @@ class Cluster:
         return lines[0].split("|") if lines else []
 
     def wait_end(self, job_id: str, patience_s: float = 60.0) -> str:
-        """Until accounting has an end for the job; returns SLURM's word for it."""
+        """Until accounting has an end for the job; returns SLURM's word for it.
+
+        When the end of a short job comes to slurmdbd before its start, the job is called `allocation` for a moment.
+        """
         deadline = time.monotonic() + patience_s
-        while not (state := self.sacct(job_id, "State")) or state[0].split()[0] not in ENDED:
-            assert time.monotonic() < deadline, f"job {job_id} has not ended: {state}"
+        while not (seen := self.sacct(job_id, "State", "JobName")) or not (
+            seen[0].split()[0] in ENDED and seen[1] != "allocation"
+        ):
+            assert time.monotonic() < deadline, f"job {job_id} has not ended: {seen}"
             time.sleep(0.3)
-        return state[0]
+        return seen[0]
 
 
 def _output(answer: subprocess.CompletedProcess[str]) -> str:
