@@ -276,6 +276,14 @@ def test_an_open_job_may_be_missing_in_accounting(state: JobState) -> None:
     assert Books([fresh], []).faults() == []
 
 
+def test_a_job_that_was_cancelled_while_it_was_held_may_be_missing() -> None:
+    """SLURM never writes it down; one that had started it does."""
+    held = job(JobState.CANCELLED, Reason.CANCELLED)
+    never = replace(held, attempts=(replace(held.attempts[0], started=False),))
+    assert Books([never], []).faults() == []
+    assert Books([held], []).faults() == [Kind.NOT_IN_ACCOUNTING]
+
+
 def test_every_finding_says_what_to_do() -> None:
     """A finding that nobody can act on is noise."""
     books = Books([job(), replace(job(JobState.LOST, Reason.NOT_SEEN), id="j2")], [run(), run("2"), run("3", "x")])

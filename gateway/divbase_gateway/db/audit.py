@@ -22,7 +22,13 @@ _OF_JOBS = (
     JobRow.observed_at,
     JobRow.ended_at,
 )
-_OF_ATTEMPTS = (AttemptRow.number, AttemptRow.slurm_name, AttemptRow.slurm_job_id, AttemptRow.outcome)
+_OF_ATTEMPTS = (
+    AttemptRow.number,
+    AttemptRow.slurm_name,
+    AttemptRow.slurm_job_id,
+    AttemptRow.outcome,
+    AttemptRow.started_at,
+)
 
 
 def jobs_accepted_since(session: Session, since: datetime) -> list[JobRow]:

@@ -58,12 +58,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Attempt:
-    """`slurm_job_id` is the run that counts: the one that claimed, or that sbatch told of while none has."""
+    """`slurm_job_id` is the run that counts: the one that claimed, or that sbatch told of while none has. `started`:
+    the scheduler or the job has said so."""
 
     number: int
     name: str
     slurm_job_id: str | None
     outcome: str | None
+    started: bool = True
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,10 @@ def _compare_attempt(job: Job, attempt: Attempt, books: _Books) -> None:
 
 
 def _missing(job: Job, attempt: Attempt, books: _Books) -> None:
-    """While a job waits, accounting need not have it: one that is held is written down when it may start."""
+    """While a job waits, accounting need not have it: one that is held is written down when it may start, and never
+    where it was cancelled before."""
+    if attempt.outcome == Reason.CANCELLED and not attempt.started:
+        return
     if _is_early(job, books):
         books.too_early += 1
         return

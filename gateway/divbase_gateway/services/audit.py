@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from divbase_gateway.db import audit as rows
-from divbase_gateway.db.models import JobRow
+from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.audit import Attempt, Audit, Job, Run, compare
 from divbase_gateway.domain.jobs import JobState
@@ -52,6 +52,10 @@ def _run_of(past: PastRun) -> Run:
     )
 
 
+def _attempt_of(row: AttemptRow) -> Attempt:
+    return Attempt(row.number, row.slurm_name, row.slurm_job_id, row.outcome, started=row.started_at is not None)
+
+
 def _job_of(row: JobRow) -> Job:
     return Job(
         id=row.public_id,
@@ -60,7 +64,7 @@ def _job_of(row: JobRow) -> Job:
         state_since=row.state_since,
         minutes=row.minutes,
         attempt=row.attempt,
-        attempts=tuple(Attempt(each.number, each.slurm_name, each.slurm_job_id, each.outcome) for each in row.attempts),
+        attempts=tuple(map(_attempt_of, row.attempts)),
         started_at=row.started_at,
         observed_at=row.observed_at,
         ended_at=row.ended_at,
