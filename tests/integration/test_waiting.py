@@ -137,20 +137,22 @@ def test_a_job_that_claimed_its_attempt_since_the_look_is_left_alone(crowd: Crow
     assert (attempt.queue_place, attempt.slurm_reason, crowd.jobs()[0].stuck) == (None, "Priority", None)
 
 
-def test_of_very_many_that_moved_the_furthest_off_come_first(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_very_many_that_moved_the_furthest_off_come_first(crowd: Crowd) -> None:
     """Guards: a long queue is written in pieces, and none of it is left behind."""
-    monkeypatch.setattr(waiting, "_MOVES_A_LOOK", 2)
     refs = crowd.add(4)
-    crowd.waits({}, {}, {}, {})
-    reconciler = crowd.reconciler()
-    reconciler.tick()
-    reconciler.tick()
-    assert positions(crowd.database, refs) == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    crowd.waits(*({"PriorityLong": number} for number in range(4)))
-    reconciler.tick()
-    assert positions(crowd.database, refs) == [(4, 4), (2, 4), (3, 4), (1, 4)]
-    reconciler.tick()
-    assert positions(crowd.database, refs) == [(4, 4), (3, 4), (2, 4), (1, 4)]
+
+    def look(*priorities: int) -> list[tuple[int | None, int | None]]:
+        waits = [Sighting("PENDING", "Priority", priority=priority, source="squeue") for priority in priorities]
+        observation = Observation(crowd.clock.now(), dict(zip(refs, waits, strict=True)))
+        with crowd.database.write() as session:
+            tracked = settlement.tracked_attempts(session)
+            waiting.record_waiting(session, tracked, observation, crowd.clock.now(), most_moves=2)
+        return positions(crowd.database, refs)
+
+    assert look(4, 3, 2, 1) == [(1, 4), (2, 4), (None, None), (None, None)]
+    assert look(4, 3, 2, 1) == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert look(1, 2, 3, 4) == [(4, 4), (2, 4), (3, 4), (1, 4)]
+    assert look(1, 2, 3, 4) == [(4, 4), (3, 4), (2, 4), (1, 4)]
 
 
 # --- cost --------------------------------------------------------------------------------------------------------

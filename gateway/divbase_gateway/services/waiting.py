@@ -39,8 +39,17 @@ _TOLD = 3
 _MOVES = _Standing._fields[_TOLD:]
 
 
-def record_waiting(session: Session, tracked: Sequence[Tracked], observation: Observation, now: datetime) -> set[int]:
+def record_waiting(
+    session: Session,
+    tracked: Sequence[Tracked],
+    observation: Observation,
+    now: datetime,
+    most_moves: int = _MOVES_A_LOOK,
+) -> set[int]:
     """Write down what a look says of the jobs that wait: as many statements for ten thousand as for one.
+
+    Args:
+        most_moves: how many jobs may be written of which nothing but the place and the expected start changed.
 
     Returns:
         the jobs (row ids) of which nothing else is to be written.
@@ -73,7 +82,7 @@ def record_waiting(session: Session, tracked: Sequence[Tracked], observation: Ob
         if words != each.row.stuck:
             stuck.append({"job": each.job_id, "words": words})
     moved.sort(key=lambda each: -each[0])
-    rows.write_waiting(session, told, [moves for _, moves in moved[:_MOVES_A_LOOK]], stuck)
+    rows.write_waiting(session, told, [moves for _, moves in moved[:most_moves]], stuck)
     return written
 
 
