@@ -1,0 +1,44 @@
+"""The table over SLURM's releases, from pytest's reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cluster.matrix import Outcome, count, page, settings, table
+
+REPORT = """<?xml version="1.0"?>
+<testsuites><testsuite>
+<testcase name="a"/><testcase name="b"/>
+<testcase name="c"><failure message="no"/></testcase>
+<testcase name="d"><skipped message="not here"/></testcase>
+<testcase name="e"><error message="broke"/></testcase>
+</testsuite></testsuites>
+"""
+TRIXIE = Outcome("trixie", ("24.11.5", "1.21", "3.13.5"), passed=40, failed=0, skipped=1, seconds=61.7)
+
+
+def test_report_is_counted(tmp_path: Path) -> None:
+    """A test passed, failed, broke or was skipped; without a report something broke."""
+    (tmp_path / "report.xml").write_text(REPORT)
+    assert count(tmp_path / "report.xml") == {"passed": 2, "failed": 1, "skipped": 1, "error": 1}
+    assert count(tmp_path / "none.xml") == {"error": 1}
+
+
+def test_page_does_not_change_from_run_to_run() -> None:
+    """The terminal shows how long it took, the page does not."""
+    assert page([TRIXIE]).splitlines()[-1] == "| trixie | 24.11.5 | 1.21 | 3.13.5 | 40 | 0 | 1 |"
+    assert table([TRIXIE]).splitlines()[-1] == "trixie   24.11.5  1.21      3.13.5  40      0       1        62"
+
+
+def test_a_release_that_did_not_start_did_not_work() -> None:
+    assert TRIXIE.worked
+    assert not Outcome("forky", ("", "", ""), passed=0, failed=0, skipped=0, seconds=5).worked
+
+
+def test_each_release_has_its_own_name_and_ports() -> None:
+    """So that none meets another, or the default one."""
+    environments = [settings(release) for release in ("bookworm", "trixie", "forky")]
+    ports = [one[name] for one in environments for name in ("LOGIN_PORT", "S3_PORT", "POSTGRES_PORT", "GATEWAY_PORT")]
+    assert len({one["CLUSTER"] for one in environments}) == 3
+    assert len(set(ports)) == 12
+    assert not set(ports) & {"2202", "2203", "2204", "2205"}
