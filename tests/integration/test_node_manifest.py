@@ -29,7 +29,7 @@ from divbase_gateway.ports import ObjectStore, Sighting, Submission
 from divbase_gateway.reconciler import Pace, Reconciler
 from divbase_gateway.s3.store import S3Store
 from divbase_gateway.services import manifests
-from divbase_gateway.settings import DatabaseSettings, JobSettings, S3Settings, Settings
+from divbase_gateway.settings import DatabaseSettings, JobSettings, S3Settings, SchedulerSettings, Settings
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
@@ -628,8 +628,9 @@ def test_doctor_finds_out_what_the_store_does(world: World, seaweed: S3Endpoint)
     before = [each.key for each in world.store.list_versions(world.bucket)]
     s3 = S3Settings(endpoint=seaweed.endpoint_url, access_key=seaweed.access_key, secret_key=seaweed.secret_key)
     database = DatabaseSettings(url=f"sqlite:///{world.path / 'divbase.sqlite3'}")
+    local = SchedulerSettings(folder=world.path / "jobs")
     found = {
-        access: {each.name: each for each in examine(Settings(s3=s3, database=database, jobs=jobs))}
+        access: {each.name: each for each in examine(Settings(s3=s3, database=database, scheduler=local, jobs=jobs))}
         for access, jobs in (("gateway", JobSettings()), ("manifest", JobSettings(node_access="manifest")))
     }
     assert "conditional PUT" not in found["gateway"]
