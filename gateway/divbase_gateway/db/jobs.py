@@ -296,7 +296,7 @@ def write_waiting(
     connection = session.connection()
     for attempts in filter(None, (told, moved)):
         waits = (AttemptRow.id == bindparam("attempt"), AttemptRow.claimed_at.is_(None), AttemptRow.outcome.is_(None))
-        columns = {name: bindparam(name) for name in attempts[0] if name != "attempt"}
+        columns: dict[str, Any] = {name: bindparam(name) for name in attempts[0] if name != "attempt"}
         connection.execute(update(AttemptRow).where(*waits).values(columns), attempts)
     if stuck:
         update_jobs = update(JobRow).where(JobRow.id == bindparam("job"), JobRow.state == JobState.QUEUED)
