@@ -11,16 +11,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import api, machine, overhead, transfers
-from benchmarks.figures import Section, as_markdown, as_text
+from benchmarks import api, machine, overhead, submission, ticks, transfers
+from benchmarks.figures import NotHere, Section, as_markdown, as_text
 from benchmarks.stack import say
 
 BENCHMARKS: dict[str, Callable[[Path, bool], Section]] = {
     "transfers": transfers.measure,
     "api": api.measure,
     "overhead": overhead.measure,
+    "submission": submission.measure,
+    "ticks": ticks.measure,
 }
-_NEEDED = {"transfers": 40 << 30, "api": 6 << 30, "overhead": 2 << 30}
+_NEEDED = {"transfers": 40 << 30, "api": 6 << 30, "overhead": 2 << 30, "submission": 1 << 30, "ticks": 1 << 30}
 _NEEDED_QUICK = 3 << 30
 
 
@@ -35,10 +37,11 @@ def main() -> int:
         return 1
     signal.signal(signal.SIGTERM, _leave)
     facts = machine.facts(options.quick)
-    sections = [_run(name, options.quick) for name in names]
+    sections = [section for name in names if (section := _run(name, options.quick)) is not None]
     sys.stdout.write(as_text(sections, facts))
     if options.markdown:
-        options.markdown.write_text(as_markdown(sections, facts), encoding="utf-8")
+        page = options.markdown.read_text(encoding="utf-8") if options.markdown.exists() else ""
+        options.markdown.write_text(as_markdown(sections, facts, page), encoding="utf-8")
     if options.json:
         raw = {"facts": facts, **{section.name: section.raw for section in sections}}
         options.json.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
@@ -55,7 +58,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("benchmarks", nargs="*", metavar="|".join(BENCHMARKS), help="which; all if left out")
     parser.add_argument("--quick", action="store_true", help="small inputs and few repetitions, to try the harness")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page of the documentation")
+    parser.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="write the page of the documentation, and leave there what was not run",
+    )
     options = parser.parse_args()
     unknown = [name for name in options.benchmarks if name not in BENCHMARKS]
     if unknown:
@@ -63,10 +71,14 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _run(name: str, quick: bool) -> Section:
+def _run(name: str, quick: bool) -> Section | None:
     say(f"--- {name}")
     with tempfile.TemporaryDirectory(prefix="divbase-bench-") as folder:
-        return BENCHMARKS[name](Path(folder), quick)
+        try:
+            return BENCHMARKS[name](Path(folder), quick)
+        except NotHere as reason:
+            say(f"{name} is not measured: {reason}.")
+            return None
 
 
 if __name__ == "__main__":

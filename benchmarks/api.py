@@ -72,7 +72,7 @@ def measure(folder: Path, quick: bool) -> Section:
 
 def _measure_on(kind: str, folder: Path, size: Size) -> tuple[dict[str, list[tuple[Heard, float]]], int]:
     """(scenario -> what was heard and the gateway's CPU share in each round, bytes of a stored plan)."""
-    with _database(kind, folder) as url, _no_jobs_run(folder / "stack" / "jobs"):
+    with database_of(kind, folder) as url, _no_jobs_run(folder / "stack" / "jobs"):
         settings = {"DIVBASE_SERVER__LOG_LEVEL": "warning"} | ({"DIVBASE_DATABASE__URL": url} if url else {})
         with running_stack(folder / "stack", settings) as stack:
             _make_project(stack, folder)
@@ -186,7 +186,7 @@ def _no_jobs_run(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _database(kind: str, folder: Path) -> Iterator[str | None]:
+def database_of(kind: str, folder: Path) -> Iterator[str | None]:
     """The URL of an empty database; None for the embedded stack's own SQLite."""
     folder.mkdir()
     if kind == "SQLite":

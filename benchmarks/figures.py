@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+class NotHere(Exception):
+    """A benchmark needs something that this machine has not; the words say what."""
+
+
 @dataclass(frozen=True)
 class Spread:
     """The middle of several repetitions, and the least and the most of them."""
@@ -72,8 +76,8 @@ def as_text(sections: Sequence[Section], facts: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_markdown(sections: Sequence[Section], facts: dict[str, str]) -> str:
-    """The page docs/benchmarks.md."""
+def as_markdown(sections: Sequence[Section], facts: dict[str, str], page: str = "") -> str:
+    """The page docs/benchmarks.md. What `page` has of benchmarks that were not run stays as it is."""
     lines = ["# Benchmarks", ""]
     lines += [
         "This page is written by `python -m benchmarks --markdown docs/benchmarks.md`; no figure is typed by hand."
@@ -85,12 +89,24 @@ def as_markdown(sections: Sequence[Section], facts: dict[str, str]) -> str:
         "Each cell is the median of several alternating repetitions, with the least and the most in parentheses.",
         "",
     ]
-    lines += [f"- {name}: {value}" for name, value in facts.items()]
+    known = _sections_of(page)
     for section in sections:
-        lines += ["", f"## {section.title}", "", *section.words]
-        for table in section.tables:
-            lines += ["", f"### {table.title}", "", *_piped(table)]
-    return "\n".join(lines) + "\n"
+        known[section.title] = _markdown_of(section, facts)
+    return "\n".join([*lines, *(line for text in known.values() for line in ["", *text])]).rstrip() + "\n"
+
+
+def _markdown_of(section: Section, facts: dict[str, str]) -> list[str]:
+    """Each section has the facts of its own run: they need not have been run together."""
+    lines = [f"## {section.title}", "", *(f"- {name}: {value}" for name, value in facts.items()), "", *section.words]
+    for table in section.tables:
+        lines += ["", f"### {table.title}", "", *_piped(table)]
+    return lines
+
+
+def _sections_of(page: str) -> dict[str, list[str]]:
+    """Title -> lines, in the order of the page."""
+    sections = (text.rstrip().split("\n") for text in f"\n{page}".split("\n## ")[1:])
+    return {lines[0]: [f"## {lines[0]}", *lines[1:]] for lines in sections}
 
 
 def _short(value: float) -> str:
