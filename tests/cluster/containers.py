@@ -39,6 +39,10 @@ class CommandFailed(AssertionError):
     """A command on the cluster ended with another code than 0."""
 
 
+class Unhealthy(AssertionError):
+    """A machine of the cluster does not do its work in time."""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A cluster that is up. Times are in seconds.
@@ -102,8 +106,9 @@ class Cluster:
             try:
                 self.admin(service, "role", "check")
                 return
-            except CommandFailed:
-                assert time.monotonic() < deadline, f"{service} is not healthy after {patience_s:.0f} s"
+            except CommandFailed as fault:
+                if time.monotonic() > deadline:
+                    raise Unhealthy(f"{service} is not healthy after {patience_s:.0f} s") from fault
             time.sleep(0.2)
 
     def sacct(self, job_id: str, *fields: str) -> list[str]:

@@ -17,7 +17,7 @@ from divbase_client import ClientError
 from divbase_client.models import JobState
 
 from tests.cluster.conftest import MakeSite
-from tests.cluster.containers import Cluster
+from tests.cluster.containers import Cluster, Unhealthy
 from tests.cluster.site import Site
 from tests.cluster.truth import audit, check, runs_of
 
@@ -54,9 +54,15 @@ class Killer:
             way = self.chance.choice(ways)
             try:
                 way()
+            except Unhealthy:
+                self.kills["slow to come back"] += 1  # `recover` has more patience
             except Exception as fault:  # noqa: BLE001 - a killer that dies would leave the rest in peace, and prove nothing
                 self.faults.append(f"{way.__name__}: {fault!r}")
             self.kills[way.__name__] += 1
+
+    def recover(self) -> None:
+        for service in ("slurmdbd", "slurmctld", "c1", "c2", "login"):
+            self.site.cluster.wait_healthy(service, 300.0)
 
     def _stay_away(self) -> None:
         time.sleep(self.chance.uniform(*AWAY_S))
@@ -103,6 +109,7 @@ def test_many_jobs_under_random_kills(make_site: MakeSite, cluster: Cluster) -> 
         _wait_for_most(site, begun)
     finally:
         killer.stop()
+        killer.recover()
     ended = {job.id: job for job in check(site) if job.kind == "query"}
     lasted = time.monotonic() - begun
     attempts = Counter(len(job.attempts) for job in ended.values())

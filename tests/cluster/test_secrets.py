@@ -48,7 +48,7 @@ def places(site: Site, number: str, node: str, name: str) -> Places:
             "scontrol show job": cluster.admin("slurmctld", "scontrol", "--details", "show", "job", number),
             "the batch script": cluster.admin("slurmctld", "scontrol", "write", "batch_script", number, "-"),
             "sacct": cluster.admin("slurmdbd", "sacct", f"--jobs={number}", "--parsable2", "--format=all"),
-            "squeue": cluster.admin("slurmctld", "squeue", f"--jobs={number}", "--Format=all:|"),
+            "squeue": cluster.admin("slurmctld", "squeue", f"--jobs={number}", "--format=%all"),
             "the processes of the node": cluster.admin(node, *as_neighbour, user="neighbour"),
             "the command lines of the login node": cluster.admin("login", *as_neighbour, user="neighbour"),
             "job.log": site.levers.run(f"cat {site.levers.work_dir}/{name}/job.log"),
@@ -95,7 +95,7 @@ def test_nothing_is_shown_while_a_job_is_at_a_step(site: Site, step: str) -> Non
 def test_what_is_planted_is_found(site: Site, cluster: Cluster) -> None:
     """The looks of the test above find a secret in each place, if it is there."""
     word = "planted-4711-secret"
-    site.levers.before_all(f"sh -c 'exec sleep 30' {word} & export PLANTED={word}; echo {word}")
+    site.levers.before_all(f"sh -c 'sleep 30; true' {word} & export PLANTED={word}; echo {word}")
     site.levers.hold("claim")
     site.levers.before_command("sbatch", f'set -- --comment={word} "$@"')
     job = site.submit()
