@@ -358,7 +358,8 @@ class Reconciler:
         now = self._clock.now()
         self._looking_since = looking_since = self._looking_since or now
         with self._database.write() as session:
-            seen, unseen = [], []
+            seen: list[int] = []
+            unseen: list[int] = []
             for each in tracked:
                 (seen if each.ref in observation.seen else unseen).append(each.job_id)
             job_rows.mark_seen(session, seen, unseen, now)
