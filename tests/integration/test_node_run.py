@@ -72,8 +72,13 @@ class JobFolder:
         (self.path / name).write_text(text, encoding="utf-8")
         (self.path / name).chmod(mode)
 
-    def start(self) -> subprocess.Popen[bytes]:
-        environment = {"PATH": f"{self.path}/bin:/usr/bin:/bin", "TMPDIR": f"{self.path}/tmp", "LC_ALL": "C"}
+    def start(self, **variables: str) -> subprocess.Popen[bytes]:
+        environment = {
+            "PATH": f"{self.path}/bin:/usr/bin:/bin",
+            "TMPDIR": f"{self.path}/tmp",
+            "LC_ALL": "C",
+            **variables,
+        }
         with (self.path / "job/job.log").open("ab") as log:
             return subprocess.Popen(
                 ["bash", "script.sh"],
@@ -106,7 +111,7 @@ def run(tmp_path: Path, gateway: NodeGateway, bcftools: Path) -> Run:
     def run_script(script: QueryScript | IndexScript, name: str = "run", **options: Any) -> Ended:
         folder = JobFolder(tmp_path / name)
         folder.prepare(script, gateway, options.get("bcftools", bcftools))
-        return folder.wait(folder.start())
+        return folder.wait(folder.start(**options.get("variables", {})))
 
     return run_script
 
@@ -283,6 +288,20 @@ def test_large_result_goes_in_parts(run: Run, gateway: NodeGateway, tmp_path: Pa
     assert run(SINGLE).status == 0
     stored = gateway.outputs["result.vcf.gz"]
     assert stored.parts == -(-len(stored.body) // 1000) > 2
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [({}, None), ({"SLURM_JOB_ID": "157"}, "157"), ({"SLURM_JOB_ID": "157", "SLURM_ARRAY_JOB_ID": "155"}, "155")],
+)
+def test_claim_tells_which_run_it_is(
+    run: Run, gateway: NodeGateway, tmp_path: Path, variables: dict[str, str], told: str | None
+) -> None:
+    """The number that sbatch printed for it, which a task of an array has beside its own; none outside SLURM."""
+    add_single(gateway, tmp_path)
+    gateway.faults.claimed = True
+    run(SINGLE, variables=variables)
+    assert gateway.bodies("claim")[0]["slurm_job_id"] == told
 
 
 def test_second_claimant_does_nothing(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:
