@@ -3,11 +3,16 @@
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
 
 from tests.cluster.containers import cluster, run_on_one_worker, skip_in_one_line
 from tests.seaweed import bucket_name, seaweed
 
 __all__ = ["bucket_name", "cluster", "seaweed"]
+
+# Properties are about answers; how long one takes says more of what else the machine does.
+settings.register_profile("divbase", deadline=None)
+settings.load_profile("divbase")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups

@@ -200,14 +200,16 @@ def is_up() -> bool:
 
 @contextmanager
 def shared_cluster(folder: Path) -> Iterator[Cluster]:
-    """The cluster, for one of several test processes that have `folder` in common: the first starts it, the last stops
-    it unless it was up before or DIVBASE_KEEP_CLUSTER=1."""
+    """The cluster, for one at a time of the test processes that have `folder` in common; stopped again unless it was up
+    before or DIVBASE_KEEP_CLUSTER=1."""
     users, ours = folder / "cluster-users", folder / "cluster-is-ours"
     with _locked(folder / "cluster-lock"):
         if not is_up():
             ours.touch()
         cluster = start()
-        _count(users, +1)
+        if _count(users, +1) > 1:
+            _count(users, -1)
+            pytest.fail("tests of the cluster disturb what they share: run them with --dist loadgroup", pytrace=False)
     try:
         yield cluster
     finally:
