@@ -1,0 +1,205 @@
+"""Where the records of one contig are in a file: its part of an index, packed small enough to be kept in a database row
+and looked at while a query is planned.
+
+The rules by which bins, linear index and offsets narrow a region down are those of the CSI and tabix specifications, as
+htslib applies them: a record that overlaps a region is in a bin that overlaps it, at or after the smallest offset that
+the index knows for the region's first window, and before the first record of any bin to its right.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import zlib
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate, chain
+
+from divbase_gateway.domain.indexes import ContigIndex, FileIndex
+from divbase_gateway.domain.vcf import VcfHeader
+
+_HEAD = struct.Struct("<BBBxIIIII")
+_FORM = 1
+
+
+@dataclass(frozen=True)
+class ContigMap:
+    """One contig of an index.
+
+    Attributes:
+        number: of the contig in the index; in the CSI of a BCF that is its number in the file's header.
+        min_shift, depth: of the binning scheme.
+        bins: numbers of the bins that hold records, ascending.
+        loffsets: for each bin the smallest virtual offset of a record that overlaps it; empty for a TBI.
+        ends: for each bin where its chunks end in `chunks`, counted in chunks.
+        chunks: begin and end of every chunk, virtual offsets, flat.
+        linear: of a TBI, for each window of 2**min_shift bp the smallest offset of a record that overlaps it.
+    """
+
+    number: int
+    min_shift: int
+    depth: int
+    bins: array[int]
+    loffsets: array[int]
+    ends: array[int]
+    chunks: array[int]
+    linear: array[int]
+
+    @property
+    def limit(self) -> int:
+        """The first position (0-based) that the binning scheme cannot hold."""
+        return 1 << (self.min_shift + 3 * self.depth)
+
+
+@dataclass(frozen=True)
+class FileMap:
+    """What planning needs of a file's index: the virtual offset at which its records begin, and some contigs' maps."""
+
+    data_begin: int
+    contigs: Mapping[str, ContigMap]
+
+
+def map_contigs(index: FileIndex, header: VcfHeader) -> dict[str, ContigMap]:
+    """By name, the maps of all contigs that have records."""
+    names = dict(enumerate(index.names)) if index.names else {each.number: each.name for each in header.contigs}
+    return {
+        names[number]: _map_contig(number, contig, index)
+        for number, contig in enumerate(index.contigs)
+        if contig.bins and number in names
+    }
+
+
+def _map_contig(number: int, contig: ContigIndex, index: FileIndex) -> ContigMap:
+    bins = sorted(contig.bins)
+    found = [contig.bins[each] for each in bins]
+    with_loffsets = not contig.linear
+    return ContigMap(
+        number=number,
+        min_shift=index.min_shift,
+        depth=index.depth,
+        bins=array("I", bins),
+        loffsets=array("Q", (each.loffset for each in found) if with_loffsets else ()),
+        ends=array("I", accumulate(len(each.chunks) for each in found)),
+        chunks=array("Q", chain.from_iterable(chain.from_iterable(each.chunks for each in found))),
+        linear=array("Q", contig.linear),
+    )
+
+
+def pack(contig: ContigMap) -> bytes:
+    """The map as bytes for a database row; `unpack` gives an equal one back."""
+    arrays = (contig.bins, contig.loffsets, contig.ends, contig.chunks, contig.linear)
+    counts = (len(contig.bins), len(contig.loffsets), len(contig.chunks), len(contig.linear))
+    head = _HEAD.pack(_FORM, contig.min_shift, contig.depth, contig.number, *counts)
+    return head + zlib.compress(b"".join(_little(each) for each in arrays), 1)
+
+
+def unpack(data: bytes) -> ContigMap:
+    """The map that `pack` was given.
+
+    Raises:
+        ValueError: these bytes are not one, or of another release's form.
+    """
+    try:
+        form, min_shift, depth, number, *counts = _HEAD.unpack_from(data)
+        body = memoryview(zlib.decompress(data[_HEAD.size :]))
+    except (struct.error, zlib.error) as exc:
+        raise ValueError("this is no packed map of a contig") from exc
+    if form != _FORM:
+        raise ValueError(f"the packed map has form {form}, not {_FORM}")
+    bins, loffsets, chunks, linear = counts
+    parts = []
+    at = 0
+    for code, count in (("I", bins), ("Q", loffsets), ("I", bins), ("Q", chunks), ("Q", linear)):
+        part = array(code)
+        size = count * part.itemsize
+        part.frombytes(body[at : at + size])
+        if sys.byteorder == "big":
+            part.byteswap()
+        parts.append(part)
+        at += size
+    return ContigMap(number, min_shift, depth, *parts)
+
+
+def _little(values: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        values = array(values.typecode, values)
+        values.byteswap()
+    return values.tobytes()
+
+
+def chunks_of(contig: ContigMap, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Where the records that overlap [begin, end), 0-based, may be: (bin, virtual offset, end of it), in no order.
+
+    Records that do not overlap may be there as well; none that overlaps is anywhere else.
+    """
+    end = min(end, contig.limit)
+    if begin >= end:
+        return
+    low, high = _lowest(contig, begin), _highest(contig, end)
+    for level in range(contig.depth + 1):
+        shift = contig.min_shift + 3 * (contig.depth - level)
+        first = _first_bin(level)
+        left = bisect_left(contig.bins, first + (begin >> shift))
+        right = bisect_right(contig.bins, first + ((end - 1) >> shift), lo=left)
+        for index in range(left, right):
+            for start, stop in _chunks_at(contig, index):
+                if stop > low and start < high:
+                    yield contig.bins[index], max(start, low), min(stop, high)
+
+
+def block_starts(contig: ContigMap) -> list[int]:
+    """Bytes of the file at which a block begins for certain, ascending."""
+    return sorted({offset >> 16 for offset in contig.chunks})
+
+
+def _first_bin(level: int) -> int:
+    return ((1 << 3 * level) - 1) // 7
+
+
+def _chunks_at(contig: ContigMap, index: int) -> Iterator[tuple[int, int]]:
+    begin = contig.ends[index - 1] if index else 0
+    for each in range(begin, contig.ends[index]):
+        yield contig.chunks[2 * each], contig.chunks[2 * each + 1]
+
+
+def _lowest(contig: ContigMap, begin: int) -> int:
+    """The smallest offset of a record that reaches `begin` or lies right of it, as far as the index knows."""
+    if contig.linear:
+        return contig.linear[min(begin >> contig.min_shift, len(contig.linear) - 1)]
+    if not contig.loffsets:
+        return 0
+    number = _first_bin(contig.depth) + (begin >> contig.min_shift)
+    while True:
+        index = bisect_left(contig.bins, number)
+        if index < len(contig.bins) and contig.bins[index] == number:
+            return contig.loffsets[index]
+        if number == 0:
+            return 0
+        parent = (number - 1) >> 3
+        number = number - 1 if number > (parent << 3) + 1 else parent
+
+
+def _highest(contig: ContigMap, end: int) -> int:
+    """An offset from which on all records lie right of `end`."""
+    number = _first_bin(contig.depth) + ((end - 1) >> contig.min_shift) + 1
+    if number >= _first_bin(contig.depth + 1):
+        return 1 << 64
+    while True:
+        while number % 8 == 1:
+            number = (number - 1) >> 3
+        if number == 0:
+            return 1 << 64
+        index = bisect_left(contig.bins, number)
+        if index < len(contig.bins) and contig.bins[index] == number:
+            return min(start for start, _ in _chunks_at(contig, index))
+        number = _next_sibling(contig, number, index)
+
+
+def _next_sibling(contig: ContigMap, number: int, index: int) -> int:
+    """The next bin to the right that may exist: one with records, or the parent's right neighbour."""
+    last = ((number - 1) >> 3 << 3) + 8  # siblings are 8k + 1 to 8k + 8
+    if index < len(contig.bins) and contig.bins[index] <= last:
+        return contig.bins[index]
+    return last + 1
