@@ -19,6 +19,7 @@ from divbase_gateway.domain.errors import (
 )
 from divbase_gateway.domain.files import CataloguedFile, Contig, FileFormat, FileState, IndexKind, IndexRef
 from divbase_gateway.domain.planning import make_plan, plan_from_dict, plan_to_dict, validate_result_name
+from divbase_gateway.domain.plans import RECIPE, digest_plan
 from divbase_gateway.domain.queries import CombineKind, OutputFormat, Plan, Process, QueryRequest, Selection
 from divbase_gateway.domain.samples import read_table
 
@@ -425,6 +426,13 @@ def test_equal_questions_have_equal_digests_and_others_do_not() -> None:
         plan_of(file, selection=only("A"), output=OutputFormat.BCF),
     ]
     assert len({plan.digest, *(other.digest for other in others)}) == 8
+
+
+def test_another_recipe_is_another_digest() -> None:
+    """Results that an earlier release made in another way do not answer for this one."""
+    plan = plan_of(vcf("a.vcf.gz", "A B"), selection=only("A"))
+    assert digest_plan(plan) == plan.digest
+    assert digest_plan(plan, RECIPE + 1) != plan.digest
 
 
 def test_planning_a_hundred_files_is_fast() -> None:

@@ -14,6 +14,10 @@ from typing import Any
 from divbase_gateway.domain.files import IndexKind, IndexRef
 from divbase_gateway.domain.queries import CombineKind, OutputFormat, Plan, PlannedInput, Process
 
+RECIPE = 1
+"""How a plan becomes a result, in one number. Raise it with a change of the job script, of node.py or of the pipes that
+gives other records, another header or other bytes for the same plan: earlier results then answer no question again."""
+
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
     """A JSON-compatible copy; `plan_from_dict` gives an equal plan back."""
@@ -36,9 +40,14 @@ def plan_from_dict(data: Mapping[str, Any]) -> Plan:
     return Plan(**values)
 
 
-def digest_plan(plan: Plan) -> str:
-    """sha256 hex over what decides the result: inputs with their versions, processes, output. Not costs or warnings."""
+def digest_plan(plan: Plan, recipe: int = RECIPE) -> str:
+    """sha256 hex over what decides the result: inputs with their versions, processes, output, the recipe.
+
+    Not costs or warnings. A result answers every question of the same digest, so whatever a job reads or does
+    otherwise than another has to be in here.
+    """
     content = {
+        "recipe": recipe,
         "inputs": [_digest_input(entry) for entry in plan.inputs],
         "processes": [_plain(process) for process in plan.processes],
         "output": [plan.output.value, plan.output_name],
