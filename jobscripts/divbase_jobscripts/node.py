@@ -12,6 +12,7 @@ only: S3 away, gateway away, URLs expired), 140 and 143 stopped by a signal, 1 a
 """
 
 import base64
+import bisect
 import collections
 import email.utils
 import errno
@@ -31,12 +32,14 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
 import time
 import traceback
 import urllib.parse
+import zlib
 
 VERSION = "1"
 
@@ -46,6 +49,7 @@ RANGE_BYTES = 16 << 20
 RANGES_IN_FLIGHT = 16
 PARTS_IN_FLIGHT = 4
 BUFFER_BYTES = 1 << 18
+COPY_BYTES = 1 << 20
 PROGRESS_EVERY_S = 2.0
 PROGRESS_TIMEOUT_S = 5
 RENEWALS = 3  # fresh URLs that may be refused in a row
@@ -66,6 +70,11 @@ EXIT_STOPPED = {"timed_out": 140, "cancelled": 143}
 # An empty BGZF block ends every whole BGZF file; SAM specification, section 4.1.2.
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 BGZF_MAGIC = b"\x1f\x8b\x08\x04"
+BGZF_EXTRA = b"\x06\x00BC\x02\x00"  # what bytes 10 to 16 of a block are wherever htslib can read it
+BGZF_HEAD_BYTES = 18
+BGZF_TAIL_BYTES = 8  # CRC-32 and length of what is in the block
+BLOCK_BYTES = 1 << 16  # the most that a block may have, packed or not
+CONTENT_BYTES = 65280  # of the blocks that are made here: packed they are no larger than a block may be
 
 
 # --- how things end ----------------------------------------------------------------------------------------------
@@ -199,9 +208,12 @@ def read_json(path):
 
 
 def write_private(path, content):
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
+    with open_private(path) as file:
         file.write(content)
+
+
+def open_private(path):
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
 # --- HTTP --------------------------------------------------------------------------------------------------------
@@ -641,6 +653,17 @@ class Copy(object):
         self.missing = 0  # spans that are still on their way
         self.md5_etag = re.match(r"^[0-9a-f]{32}$", self.etag or "") is not None
 
+    def spans(self):
+        return whole(self)
+
+    def needed(self):
+        """How much room it takes on the disk, bytes."""
+        return self.size
+
+    def conclude(self):
+        """What is left to do when all spans are there. Raises Failed where they are not what they should be."""
+        check_content(self)
+
 
 class Span(object):
     """Bytes [start, start + length) of the object, to be written at `at` of the copy."""
@@ -661,15 +684,17 @@ def stage(job):
             lines = "".join(name + "\n" for name in entry["samples"])
             write_private(job.path("samples", "%d.txt" % entry["number"]), lines.encode("utf-8"))
     copies = [copy for entry in job.manifest["inputs"] for copy in copies_of(job, entry)]
-    total = sum(copy.size for copy in copies)
-    require_space(job, total)
+    require_space(job, sum(copy.needed() for copy in copies))
+    total = sum(span.length for copy in copies for span in copy.spans())
     with Progress(job.desk, "staging", total) as progress:
         Download(job, copies, progress).run()
     for entry in job.manifest["inputs"]:
         require_bgzf(staged_path(job, entry), entry["key"])
     job.record_time("staging_s", started)
     job.state.save()
-    say("staged: %d files, %s in %.1f s" % (len(copies), readable(total), job.state["timings"]["staging_s"]))
+    stored = readable(sum(copy.size for copy in copies))
+    seconds = job.state["timings"]["staging_s"]
+    say("staged: %d files, %s of %s in %.1f s" % (len(copies), readable(total), stored, seconds))
 
 
 def staged_path(job, entry):
@@ -678,6 +703,8 @@ def staged_path(job, entry):
 
 def copies_of(job, entry):
     path = staged_path(job, entry)
+    if entry.get("part") is not None:
+        return [PartialCopy(entry, path)]
     copies = [Copy(entry["key"], entry["number"], "request", entry, path)]
     index = entry.get("index")
     if index is not None:
@@ -687,9 +714,14 @@ def copies_of(job, entry):
 
 
 def whole(copy):
-    """The spans of a whole file. (Partial staging will be another function like this one.)"""
-    starts = range(0, copy.size, RANGE_BYTES)
-    return [Span(start, min(RANGE_BYTES, copy.size - start), start) for start in starts]
+    """The spans of a whole file."""
+    return ranges(0, copy.size, 0)
+
+
+def ranges(start, length, at):
+    """Bytes [start, start + length) of an object, to be written at `at`, in requests of a good size."""
+    offsets = range(0, length, RANGE_BYTES)
+    return [Span(start + each, min(RANGE_BYTES, length - each), at + each) for each in offsets]
 
 
 def require_space(job, needed):
@@ -735,7 +767,7 @@ class Download(object):
         tasks = []
         for copy in self.copies:
             write_private(copy.path, b"")
-            spans = whole(copy)
+            spans = copy.spans()
             copy.missing = len(spans)
             tasks += [self.task(copy, span) for span in spans]
         work_through(tasks, RANGES_IN_FLIGHT)
@@ -747,7 +779,7 @@ class Download(object):
                 copy.missing -= 1
                 complete = copy.missing == 0
             if complete:
-                check_content(copy)
+                copy.conclude()
 
         return work
 
@@ -922,6 +954,212 @@ def digest_of(path, digest):
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+# --- parts of files ----------------------------------------------------------------------------------------------
+
+
+class PartialCopy(Copy):
+    """Some spans of a file, of which a small file is made that bcftools reads like a whole one.
+
+    They are fetched into a file of their own, one after the other, which goes when the small file is made.
+    """
+
+    def __init__(self, entry, path):
+        super(PartialCopy, self).__init__(entry["key"], entry["number"], "request", entry, path + ".spans")
+        self.part = entry["part"]
+        self.format = entry["format"]
+        self.made = path
+
+    def spans(self):
+        spans = []  # type: list[Span]
+        at = 0
+        for start, length, _, _ in self.part["spans"]:
+            spans += ranges(start, length, at)
+            at += length
+        return spans
+
+    def needed(self):
+        return 2 * sum(span[1] for span in self.part["spans"])
+
+    def conclude(self):
+        """The small file and its index."""
+        with open(self.path, "rb", buffering=0) as source, open_private(self.made) as file:
+            small = SmallFile(self.label, self.format, file)
+            at = 0
+            for start, length, first, end in self.part["spans"]:
+                small.add(Blocks(self.label, source, start, length, at), first, end)
+                at += length
+            small.end()
+        index = csi_of(self.part, self.format, small.place)
+        with open_private(self.made + ".csi") as file:
+            for begin in range(0, len(index), CONTENT_BYTES):
+                file.write(pack_block(index[begin : begin + CONTENT_BYTES]))
+            file.write(BGZF_END)
+        os.unlink(self.path)
+
+
+def bytes_fetched(entry):
+    """How much of an input is read, bytes."""
+    return entry["size"] if entry.get("part") is None else sum(span[1] for span in entry["part"]["spans"])
+
+
+class Blocks(object):
+    """The BGZF blocks in bytes [start, start + length) of an object, which are kept at `at` of a local file.
+
+    Offsets are always those of the object.
+    """
+
+    def __init__(self, label, file, start, length, at):
+        self.label = label
+        self.file = file
+        self.start = start
+        self.stop = start + length
+        self.shift = at - start
+
+    def read(self, offset, size):
+        data = os.pread(self.file.fileno(), size, offset + self.shift)
+        if len(data) < size:
+            raise Failed("internal_error", "Bytes of %s cannot be read back from the node's disk." % self.label)
+        return data
+
+    def size_at(self, offset):
+        """The size of the block that begins at `offset`. Raises Failed where none does, or not all of it is there."""
+        head = self.read(offset, min(BGZF_HEAD_BYTES, self.stop - offset))
+        if len(head) < BGZF_HEAD_BYTES or head[:4] != BGZF_MAGIC or head[10:16] != BGZF_EXTRA:
+            raise damaged(self.label, offset, "no BGZF block begins there, though one must")
+        size = head[16] + (head[17] << 8) + 1
+        if size <= BGZF_HEAD_BYTES + BGZF_TAIL_BYTES:
+            raise damaged(self.label, offset, "the BGZF block there is shorter than a block can be")
+        if offset + size > self.stop:
+            raise damaged(self.label, offset, "the BGZF block there is longer than what is left to byte %d" % self.stop)
+        return size
+
+    def follow(self, begin, end):
+        """Goes from block to block from `begin` on. Raises Failed unless that leads to `end`."""
+        while begin < end:
+            begin += self.size_at(begin)
+        if begin != end:
+            raise damaged(self.label, end, "no BGZF block begins there, though its index says so")
+
+    def unpack(self, offset):
+        """(what is in the block at `offset`, where the next one begins)"""
+        size = self.size_at(offset)
+        block = self.read(offset, size)
+        checksum, length = struct.unpack("<II", block[-BGZF_TAIL_BYTES:])
+        inflate = zlib.decompressobj(-15)
+        try:
+            content = inflate.decompress(block[BGZF_HEAD_BYTES:-BGZF_TAIL_BYTES], BLOCK_BYTES + 1)
+        except zlib.error:
+            content = b""
+        if not inflate.eof or len(content) != length or zlib.crc32(content) != checksum:
+            raise damaged(self.label, offset, "the BGZF block there does not unpack to what its checksum says")
+        return content, offset + size
+
+
+def damaged(label, offset, words):
+    return Failed("input_corrupt", "%s is damaged at byte %d: %s." % (label, offset, words))
+
+
+def pack_block(content):
+    """A BGZF block, quickly packed: it is read once or twice. `content` has CONTENT_BYTES at most."""
+    for level in (1, 0):  # some zlibs make what does not pack well larger than a block may be, but not unpacked
+        deflate = zlib.compressobj(level, zlib.DEFLATED, -15)
+        body = deflate.compress(content) + deflate.flush()
+        size = BGZF_HEAD_BYTES + len(body) + BGZF_TAIL_BYTES
+        if size <= BLOCK_BYTES:
+            break
+    head = BGZF_MAGIC + b"\0\0\0\0\0\xff" + BGZF_EXTRA + struct.pack("<H", size - 1)
+    return head + body + struct.pack("<II", zlib.crc32(content), len(content))
+
+
+class SmallFile(object):
+    """Spans of a file, cut to whole records and written one after the other; knows where every offset has gone.
+
+    Virtual offsets are those of the SAM specification: where a block begins << 16 | a place in its contents. The places
+    are in three lists: offsets of the object from `old` on, up to `limit`, are as far behind `new` here.
+    """
+
+    def __init__(self, label, file_format, file):
+        self.label = label
+        self.lines = file_format == "vcf.gz"
+        self.file = file
+        self.size = 0
+        self.old = []  # type: list[int]
+        self.new = []  # type: list[int]
+        self.limit = []  # type: list[int]
+
+    def add(self, blocks, first, end):
+        """The records from virtual offset `first` to `end`: the blocks between are taken as they are."""
+        begin, stop = first >> 16, end >> 16
+        self.mark(first, end)
+        if first & 0xFFFF and begin < stop:
+            content, begin = blocks.unpack(begin)
+            self.write_records(content, first, (first & ~0xFFFF) + len(content), end)
+        blocks.follow(begin, stop)
+        self.mark(max(first, begin << 16), end)
+        self.take(blocks, begin, stop)
+        if end & 0xFFFF:
+            content, _ = blocks.unpack(stop)
+            self.write_records(content, max(first, stop << 16), end, end)
+        self.mark(end, end)
+
+    def mark(self, old, limit):
+        """What is written next was at `old` in the object."""
+        self.old.append(old)
+        self.new.append(self.size << 16)
+        self.limit.append(limit)
+
+    def write_records(self, content, begin, end, limit):
+        """From one virtual offset to another in a block with that content, packed anew. Nothing makes no block."""
+        first, last = begin & 0xFFFF, end - (begin & ~0xFFFF)
+        for cut in (first, last):
+            if cut > len(content) or (self.lines and 0 < cut < len(content) and content[cut - 1 : cut] != b"\n"):
+                raise damaged(self.label, begin >> 16, "no record begins or ends where its index says so")
+        for at in range(first, last, CONTENT_BYTES):
+            self.mark(begin - first + at, limit)
+            self.write(pack_block(content[at : min(at + CONTENT_BYTES, last)]))
+
+    def take(self, blocks, begin, stop):
+        for at in range(begin, stop, COPY_BYTES):
+            self.write(blocks.read(at, min(COPY_BYTES, stop - at)))
+
+    def end(self):
+        self.write(BGZF_END)
+
+    def write(self, data):
+        self.file.write(data)
+        self.size += len(data)
+
+    def place(self, offset):
+        """Where a virtual offset of the object is in this file."""
+        index = bisect.bisect_right(self.old, offset) - 1
+        if offset > self.limit[index]:
+            raise Failed("internal_error", "The plan reads nothing at byte %d of %s." % (offset >> 16, self.label))
+        return self.new[index] + offset - self.old[index]
+
+
+def csi_of(part, file_format, place):
+    """The index of a small file, not packed; the format is that of the CSI specification, version 1."""
+    contigs = part["contigs"]
+    if file_format == "vcf.gz":
+        names = b"".join(name.encode("utf-8") + b"\0" for name, _, _ in contigs)
+        about = struct.pack("<7i", 2, 1, 2, 0, ord("#"), 0, len(names)) + names  # as tabix does for VCF
+        found = [bins for _, _, bins in contigs]
+    else:
+        about = b""
+        bins_of = {number: bins for _, number, bins in contigs}
+        found = [bins_of.get(number, []) for number in range(max(bins_of) + 1 if bins_of else 0)]
+    head = struct.pack("<4s3i", b"CSI\1", part["min_shift"], part["depth"], len(about)) + about
+    return head + struct.pack("<i", len(found)) + b"".join(csi_contig(bins, place) for bins in found)
+
+
+def csi_contig(bins, place):
+    packed = [struct.pack("<i", len(bins))]
+    for number, offsets in bins:
+        places = [place(offset) for offset in offsets]
+        packed.append(struct.pack("<IQi%dQ" % len(places), number, 0, len(places) // 2, *places))
+    return b"".join(packed)
 
 
 # --- bcftools ----------------------------------------------------------------------------------------------------
@@ -1324,7 +1562,7 @@ def run(job):
         job.folder(name)
     processes = read_pipeline(job.path("pipeline"))
     pipeline = Pipeline(job, processes)
-    total = sum(entry["size"] for entry in job.manifest["inputs"])
+    total = sum(os.path.getsize(staged_path(job, entry)) for entry in job.manifest["inputs"])
     with Progress(job.desk, "running", total, pipeline.bytes_read):
         pipeline.run()
     result = processes[-1].output
@@ -1457,7 +1695,10 @@ def provenance(job):
         "request": job.manifest.get("provenance"),
         "job": job.manifest["job"],
         "attempt": job.manifest["attempt"],
-        "inputs": [{name: entry.get(name) for name in facts} for entry in job.manifest["inputs"]],
+        "inputs": [
+            dict({name: entry.get(name) for name in facts}, bytes_read=bytes_fetched(entry))
+            for entry in job.manifest["inputs"]
+        ],
         "commands": state.get("commands", []),
         "tools": state.get("tools", {}),
         "counts": state.get("counts", {}),

@@ -34,6 +34,7 @@ class Faults:
         failing_calls: calls of the gateway that are answered 503, by name.
         failing_gets, failing_puts: S3 requests that are answered 503.
         dropped_bodies: GETs whose connection ends in the middle of the body.
+        short_bodies: GETs whose answer says how long it is, and is one byte shorter than what was asked for.
         expired: GETs of the first generation of URLs are answered 403, for ever.
         expired_for_ever: every GET is.
         wrong_bytes: objects whose first byte is another one, by key.
@@ -51,6 +52,7 @@ class Faults:
     failing_gets: int = 0
     failing_puts: int = 0
     dropped_bodies: int = 0
+    short_bodies: int = 0
     expired: bool = False
     expired_for_ever: bool = False
     wrong_bytes: set[str] = field(default_factory=set)
@@ -115,8 +117,12 @@ class NodeGateway:
         samples: list[str] | None = None,
         index: Path | None = None,
         checksum: str = "sha256",
+        part: dict[str, Any] | None = None,
     ) -> None:
-        """Store a file, with its index, as the next input. `checksum`: what the manifest knows, sha256, md5 or none."""
+        """Store a file, with its index, as the next input; of a `part` of it the manifest has what the protocol says.
+
+        `checksum`: what the manifest knows, sha256, md5 or none.
+        """
         number = len(self.inputs) + 1
         name = path.name if key is None else key
         form = "bcf" if path.suffix == ".bcf" else "vcf.gz"
@@ -125,6 +131,8 @@ class NodeGateway:
         if index is not None:
             stored = self._stored(f"{name}.index", index.read_bytes(), "md5")
             entry["index"] = {"kind": index.suffix[1:], **{k: v for k, v in stored.items() if k != "sha256"}}
+        if part is not None:
+            entry["part"] = part
         self.inputs.append(entry)
 
     def _stored(self, key: str, body: bytes, checksum: str) -> dict[str, Any]:
@@ -252,6 +260,8 @@ class NodeGateway:
                 return 503, {}, _s3_error("SlowDown", "Please reduce your request rate."), False
             drop = self.faults.dropped_bodies > 0
             self.faults.dropped_bodies -= drop
+            short = self.faults.short_bodies > 0
+            self.faults.short_bodies -= short
         if key in self.faults.missing:
             return 404, {}, _s3_error("NoSuchVersion", "The version does not exist."), False
         if headers.get("If-Match", f'"{self._etag(key)}"') != f'"{self._etag(key)}"':
@@ -262,8 +272,8 @@ class NodeGateway:
             body = body[:-1]
         first, last = (int(word) for word in headers["Range"].removeprefix("bytes=").split("-"))
         last = min(last, len(body) - 1)
-        content_range = f"bytes {first}-{last}/{len(body)}"
-        return 206, {"Content-Range": content_range, "ETag": f'"{self._etag(key)}"'}, body[first : last + 1], drop
+        told = {"Content-Range": f"bytes {first}-{last}/{len(body)}", "ETag": f'"{self._etag(key)}"'}
+        return 206, told, body[first : last + 1 - short], drop
 
     def _etag(self, key: str) -> str:
         entries = [*self.inputs, *(entry["index"] for entry in self.inputs if entry["index"])]
