@@ -44,16 +44,16 @@ def estimate(inputs: Sequence[PlannedInput], processes: Sequence[Process], sampl
 
     Args:
         samples: of the result.
-        share: of the inputs' records that lie on the contigs asked for, 0 to 1.
+        share: of the inputs' records that lie on the contigs asked for, 0 to 1. No more is worked through than is read.
     """
     total = sum(entry.size + entry.index.size for entry in inputs)
     needed = sum(entry.bytes_needed for entry in inputs)
-    worked = total * share
+    worked = min(total * share, needed)
     stored = sum(process.materialise for process in processes)
     seconds = needed / TRANSFER_RATE + worked / WORK_RATE * (1.5 if stored else 1)
     memory = 256 + PROCESS_MB * len(processes) + READER_MB * len(inputs) + samples * SAMPLE_BYTES / MIB
-    copies = 1 + (2 * share if stored else 0)  # level 1 is up to twice the size of level 6
-    scratch = 256 + (needed * copies + 1.5 * worked) / MIB
+    copies = 2 * worked if stored else 0  # level 1 is up to twice the size of level 6
+    scratch = 256 + (needed + copies + 1.5 * worked) / MIB
     return Estimate(
         bytes_total=total,
         bytes_needed=needed,

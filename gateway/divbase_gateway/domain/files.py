@@ -71,6 +71,7 @@ class CataloguedFile:
         contigs: in header order, then those that only the index knows.
         size: bytes.
         sha256: hex, as the uploader stated it and S3's part checksums bear out; None for adopted objects.
+        data_begin: virtual offset at which the records begin; None where the catalogue keeps no maps of its contigs.
     """
 
     key: str
@@ -84,6 +85,7 @@ class CataloguedFile:
     samples: tuple[str, ...]
     contigs: tuple[Contig, ...]
     index: IndexRef | None
+    data_begin: int | None = None
 
 
 def format_of(key: str) -> FileFormat:

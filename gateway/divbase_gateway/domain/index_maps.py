@@ -15,7 +15,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 
 from divbase_gateway.domain.indexes import ContigIndex, FileIndex
 from divbase_gateway.domain.vcf import VcfHeader
@@ -62,17 +62,18 @@ class FileMap:
 
 
 def map_contigs(index: FileIndex, header: VcfHeader) -> dict[str, ContigMap]:
-    """By name, the maps of all contigs that have records."""
+    """By name, the maps of the contigs that have records; one whose bins are not in the order of the file has none."""
     names = dict(enumerate(index.names)) if index.names else {each.number: each.name for each in header.contigs}
-    return {
+    maps = {
         names[number]: _map_contig(number, contig, index)
         for number, contig in enumerate(index.contigs)
         if contig.bins and number in names
     }
+    return {name: contig for name, contig in maps.items() if _is_ordered(contig)}
 
 
 def _map_contig(number: int, contig: ContigIndex, index: FileIndex) -> ContigMap:
-    bins = sorted(contig.bins)
+    bins = sorted(number for number, each in contig.bins.items() if each.chunks)
     found = [contig.bins[each] for each in bins]
     with_loffsets = not contig.linear
     return ContigMap(
@@ -82,9 +83,15 @@ def _map_contig(number: int, contig: ContigIndex, index: FileIndex) -> ContigMap
         bins=array("I", bins),
         loffsets=array("Q", (each.loffset for each in found) if with_loffsets else ()),
         ends=array("I", accumulate(len(each.chunks) for each in found)),
-        chunks=array("Q", chain.from_iterable(chain.from_iterable(each.chunks for each in found))),
+        chunks=array("Q", chain.from_iterable(chain.from_iterable(sorted(each.chunks) for each in found))),
         linear=array("Q", contig.linear),
     )
+
+
+def _is_ordered(contig: ContigMap) -> bool:
+    """Whether the bins of each level follow each other in the file, as those of sorted records do."""
+    slices = (contig.chunks[slice(*_chunks_of_level(contig, level))] for level in range(contig.depth + 1))
+    return all(a <= b for offsets in slices for a, b in pairwise(offsets))
 
 
 def pack(contig: ContigMap) -> bytes:
@@ -103,11 +110,11 @@ def unpack(data: bytes) -> ContigMap:
     """
     try:
         form, min_shift, depth, number, *counts = _HEAD.unpack_from(data)
+        if form != _FORM:
+            raise ValueError(f"the packed map has form {form}, not {_FORM}")
         body = memoryview(zlib.decompress(data[_HEAD.size :]))
     except (struct.error, zlib.error) as exc:
         raise ValueError("this is no packed map of a contig") from exc
-    if form != _FORM:
-        raise ValueError(f"the packed map has form {form}, not {_FORM}")
     bins, loffsets, chunks, linear = counts
     parts = []
     at = 0
@@ -119,7 +126,19 @@ def unpack(data: bytes) -> ContigMap:
             part.byteswap()
         parts.append(part)
         at += size
-    return ContigMap(number, min_shift, depth, *parts)
+    found = ContigMap(number, min_shift, depth, *parts)
+    if at != len(body) or not _is_whole(found):
+        raise ValueError("the packed map of a contig is damaged")
+    return found
+
+
+def _is_whole(contig: ContigMap) -> bool:
+    """Whether the arrays belong together, so that no look at them can leave them."""
+    return (
+        len(contig.chunks) == 2 * (contig.ends[-1] if contig.ends else 0)
+        and len(contig.loffsets) in (0, len(contig.bins))
+        and len(contig.ends) == len(contig.bins)
+    )
 
 
 def _little(values: array[int]) -> bytes:
@@ -132,7 +151,8 @@ def _little(values: array[int]) -> bytes:
 def chunks_of(contig: ContigMap, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Where the records that overlap [begin, end), 0-based, may be: (bin, virtual offset, end of it), in no order.
 
-    Records that do not overlap may be there as well; none that overlaps is anywhere else.
+    Records that do not overlap may be there as well; none that overlaps is anywhere else. All bins of a level that
+    begin in the region are given as one, because in a sorted file nothing else of this contig's lies between them.
     """
     end = min(end, contig.limit)
     if begin >= end:
@@ -143,25 +163,65 @@ def chunks_of(contig: ContigMap, begin: int, end: int) -> Iterator[tuple[int, in
         first = _first_bin(level)
         left = bisect_left(contig.bins, first + (begin >> shift))
         right = bisect_right(contig.bins, first + ((end - 1) >> shift), lo=left)
-        for index in range(left, right):
-            for start, stop in _chunks_at(contig, index):
-                if stop > low and start < high:
-                    yield contig.bins[index], max(start, low), min(stop, high)
+        if left < right and contig.bins[left] - first << shift < begin:
+            for start, stop in _chunks_between(contig, left, low, high):
+                yield contig.bins[left], start, stop
+            left += 1
+        if left < right:
+            chunks = 2 * _chunks_before(contig, left), 2 * _chunks_before(contig, right)
+            start, stop = max(contig.chunks[chunks[0]], low), min(contig.chunks[chunks[1] - 1], high)
+            if chunks[0] < chunks[1] and start < stop:
+                yield _common_bin(contig.bins[left], contig.bins[right - 1]), start, stop
 
 
-def block_starts(contig: ContigMap) -> list[int]:
-    """Bytes of the file at which a block begins for certain, ascending."""
-    return sorted({offset >> 16 for offset in contig.chunks})
+def next_block(contig: ContigMap, byte: int) -> int | None:
+    """The first byte of the file after `byte` at which a block begins for certain; None where the map knows of none."""
+    offset = (byte + 1) << 16
+    found = []
+    for level in range(contig.depth + 1):
+        begin, end = _chunks_of_level(contig, level)
+        at = bisect_left(contig.chunks, offset, begin, end)
+        if at < end:
+            found.append(contig.chunks[at] >> 16)
+    at = bisect_left(contig.linear, offset)
+    if at < len(contig.linear):
+        found.append(contig.linear[at] >> 16)
+    return min((each for each in found if each > byte), default=None)
 
 
 def _first_bin(level: int) -> int:
     return ((1 << 3 * level) - 1) // 7
 
 
-def _chunks_at(contig: ContigMap, index: int) -> Iterator[tuple[int, int]]:
-    begin = contig.ends[index - 1] if index else 0
-    for each in range(begin, contig.ends[index]):
-        yield contig.chunks[2 * each], contig.chunks[2 * each + 1]
+def _common_bin(one: int, other: int) -> int:
+    """The smallest bin that holds both of these, which are of one level."""
+    while one != other:
+        one, other = (one - 1) >> 3, (other - 1) >> 3
+    return one
+
+
+def _chunks_before(contig: ContigMap, index: int) -> int:
+    """How many chunks the bins before the one at `index` have."""
+    return contig.ends[index - 1] if index else 0
+
+
+def _chunks_of_level(contig: ContigMap, level: int) -> tuple[int, int]:
+    """Where in `chunks` those of a level's bins begin and end."""
+    left = bisect_left(contig.bins, _first_bin(level))
+    right = bisect_left(contig.bins, _first_bin(level + 1), lo=left)
+    return 2 * _chunks_before(contig, left), 2 * _chunks_before(contig, right)
+
+
+def _chunks_between(contig: ContigMap, index: int, low: int, high: int) -> Iterator[tuple[int, int]]:
+    """What of the chunks of the bin at `index` lies between two offsets."""
+    begin, end = 2 * _chunks_before(contig, index), 2 * contig.ends[index]
+    at = bisect_right(contig.chunks, low, begin, end)
+    at -= (at - begin) % 2
+    while at < end and contig.chunks[at] < high:
+        start, stop = max(contig.chunks[at], low), min(contig.chunks[at + 1], high)
+        if start < stop:
+            yield start, stop
+        at += 2
 
 
 def _lowest(contig: ContigMap, begin: int) -> int:
@@ -193,7 +253,7 @@ def _highest(contig: ContigMap, end: int) -> int:
             return 1 << 64
         index = bisect_left(contig.bins, number)
         if index < len(contig.bins) and contig.bins[index] == number:
-            return min(start for start, _ in _chunks_at(contig, index))
+            return contig.chunks[2 * _chunks_before(contig, index)]
         number = _next_sibling(contig, number, index)
 
 

@@ -7,7 +7,7 @@ It knows the order in which things are decided; each decision lives in a module 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -16,13 +16,20 @@ from divbase_gateway.domain.combining import Group, Member, group_members, kind_
 from divbase_gateway.domain.errors import InvalidName, InvalidRequest, InvalidSelection, InvalidStep
 from divbase_gateway.domain.estimates import estimate
 from divbase_gateway.domain.files import CataloguedFile
+from divbase_gateway.domain.index_maps import FileMap
 from divbase_gateway.domain.pipeline import Numbered, Output, build_processes
 from divbase_gateway.domain.plans import digest_plan, plan_from_dict, plan_to_dict
 from divbase_gateway.domain.queries import CombineKind, Plan, PlannedInput, QueryRequest
+from divbase_gateway.domain.regions import Region, parse_regions
 from divbase_gateway.domain.samples import SampleTable, list_some
+from divbase_gateway.domain.spans import has_records, part_for
 from divbase_gateway.domain.steps import Steps, parse_steps
 
-__all__ = ["make_plan", "plan_from_dict", "plan_to_dict", "validate_result_name"]
+__all__ = ["LoadMaps", "make_plan", "plan_from_dict", "plan_to_dict", "validate_result_name"]
+
+LoadMaps = Callable[[Sequence[CataloguedFile], Sequence[str]], Mapping[str, FileMap]]
+"""Gives, by key, what is known of the indexes of these files on these contigs; files may be missing, they are read
+whole. Asked once a plan, and not at all where there are no regions."""
 
 _RESULT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
@@ -42,12 +49,22 @@ def validate_result_name(name: str) -> str:
     return name
 
 
-def make_plan(request: QueryRequest, catalogue: Sequence[CataloguedFile], table: SampleTable | None) -> Plan:
+def _no_maps(files: Sequence[CataloguedFile], contigs: Sequence[str]) -> Mapping[str, FileMap]:
+    return {}
+
+
+def make_plan(
+    request: QueryRequest,
+    catalogue: Sequence[CataloguedFile],
+    table: SampleTable | None,
+    load_maps: LoadMaps = _no_maps,
+) -> Plan:
     """Decide everything about a query.
 
     Args:
         catalogue: every current file of the project, in any order.
         table: the project's sample metadata; None where there is none. Needed for `where` only.
+        load_maps: what the indexes say of places; without it every file is read whole.
 
     Raises:
         InvalidRequest: any of its kinds, when the request cannot be answered as it is.
@@ -60,9 +77,10 @@ def make_plan(request: QueryRequest, catalogue: Sequence[CataloguedFile], table:
     check_contigs([*(region.contig for region in steps.regions), *steps.target_contigs], chosen.files)
     asked = choose_samples(request.selection, chosen.files, table, catalogue)
     _check_private(steps, asked)
-    members = _members(chosen.files, steps, asked)
+    places = _find_places(chosen.files, steps, load_maps)
+    members = _members(chosen.files, steps, asked, places)
     groups = group_members(members)
-    return _assemble(request, steps, chosen, asked, groups)
+    return _assemble(request, steps, chosen, asked, groups, places)
 
 
 def _check_private(steps: Steps, asked: ChosenSamples) -> None:
@@ -76,19 +94,58 @@ def _check_private(steps: Steps, asked: ChosenSamples) -> None:
             )
 
 
-def _members(files: Sequence[CataloguedFile], steps: Steps, asked: ChosenSamples) -> tuple[Member, ...]:
-    """The files, in key order, that have selected samples and records on the contigs asked for."""
+@dataclass(frozen=True)
+class _Places:
+    """What the first step reads, and by key where that is in the files, as far as their indexes are known."""
+
+    regions: tuple[Region, ...]
+    maps: Mapping[str, FileMap]
+
+    def of(self, member: Member) -> FileMap | None:
+        """The map of a file, if it tells of every contig on which records are looked for."""
+        found = self.maps.get(member.file.key)
+        wanted = {region.contig for region in self.regions}.intersection(member.data)
+        return found if found is not None and wanted <= found.contigs.keys() else None
+
+
+def _find_places(files: Sequence[CataloguedFile], steps: Steps, load_maps: LoadMaps) -> _Places:
+    regions = steps.regions or _leading_targets(steps)
+    maps = load_maps(files, tuple(dict.fromkeys(region.contig for region in regions))) if regions else {}
+    return _Places(regions, maps)
+
+
+def _leading_targets(steps: Steps) -> tuple[Region, ...]:
+    """Where all records begin that the first step lets through, by its `--targets`; empty where it does not say.
+
+    With --targets-overlap a record counts by its end too, about which bcftools and an index may not agree.
+    """
+    value = steps.steps[0].value("targets") or "^"
+    by_position = (steps.steps[0].value("targets-overlap") or "0") == "0"
+    return parse_regions(value) if by_position and not value.startswith("^") else ()
+
+
+def _members(
+    files: Sequence[CataloguedFile], steps: Steps, asked: ChosenSamples, places: _Places
+) -> tuple[Member, ...]:
+    """The files, in key order, that have selected samples and, as far as is known, records in the regions."""
     contigs = {region.contig for region in steps.regions} or None
     some_have_samples = any(file.samples for file in files)
     members = []
     for file in files:
         data = tuple(c.name for c in file.contigs if c.variants != 0 and (contigs is None or c.name in contigs))
         samples = file.samples if asked.names is None else tuple(filter(asked.names.__contains__, file.samples))
-        if data and (samples or not some_have_samples):
-            members.append(Member(file, samples, tuple(c.name for c in file.contigs), data))
+        member = Member(file, samples, tuple(c.name for c in file.contigs), data)
+        if data and (samples or not some_have_samples) and _may_have_records(member, steps, places):
+            members.append(member)
     if not members:
         raise _nothing_there(files, steps, asked)
     return tuple(members)
+
+
+def _may_have_records(member: Member, steps: Steps, places: _Places) -> bool:
+    """Whether the file is read: as on contigs, targets leave no file out."""
+    file_map = places.of(member)
+    return not steps.regions or file_map is None or has_records(places.regions, file_map)
 
 
 def _nothing_there(files: Sequence[CataloguedFile], steps: Steps, asked: ChosenSamples) -> InvalidSelection:
@@ -126,14 +183,19 @@ def _lay_out(groups: Sequence[Group], asked: ChosenSamples) -> _Layout:
 
 
 def _assemble(
-    request: QueryRequest, steps: Steps, chosen: ChosenFiles, asked: ChosenSamples, groups: Sequence[Group]
+    request: QueryRequest,
+    steps: Steps,
+    chosen: ChosenFiles,
+    asked: ChosenSamples,
+    groups: Sequence[Group],
+    places: _Places,
 ) -> Plan:
     kind = kind_of(groups)
     layout = _lay_out(groups, asked)
     name = f"{request.name}.{request.output.value}"
     output = Output(request.output, request.level, f"out/{name}")
     processes = build_processes(groups, layout.numbered, steps, kind, output)
-    inputs = tuple(_planned_input(entry, layout.group_of) for entry in layout.numbered)
+    inputs = tuple(_planned_input(entry, layout.group_of, places) for entry in layout.numbered)
     cost = estimate(inputs, processes, len(layout.samples), _share(layout.numbered))
     dropped, warnings = _dropped(asked, layout.samples, chosen.files)
     plan = Plan(
@@ -156,9 +218,11 @@ def _assemble(
     return replace(plan, digest=digest_plan(plan))
 
 
-def _planned_input(entry: Numbered, group_of: dict[str, int]) -> PlannedInput:
+def _planned_input(entry: Numbered, group_of: dict[str, int], places: _Places) -> PlannedInput:
     file = entry.member.file
     assert file.index is not None  # noqa: S101 - choose_files lets no file through without
+    file_map = places.of(entry.member)
+    part = None if file_map is None else part_for(places.regions, file_map, file.size)
     return PlannedInput(
         number=entry.number,
         key=file.key,
@@ -170,7 +234,8 @@ def _planned_input(entry: Numbered, group_of: dict[str, int]) -> PlannedInput:
         index=file.index,
         samples=entry.samples,
         group=group_of[file.key],
-        bytes_needed=file.size + file.index.size,
+        bytes_needed=file.size + file.index.size if part is None else part.size,  # the node indexes a part itself
+        part=part,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from divbase_gateway.domain.files import IndexKind, IndexRef
 from divbase_gateway.domain.queries import CombineKind, OutputFormat, Plan, PlannedInput, Process
+from divbase_gateway.domain.spans import IndexedContig, Part, Span
 
 RECIPE = 1
 """How a plan becomes a result, in one number. Raise it with a change of the job script, of node.py or of the pipes that
@@ -43,8 +44,8 @@ def plan_from_dict(data: Mapping[str, Any]) -> Plan:
 def digest_plan(plan: Plan, recipe: int = RECIPE) -> str:
     """sha256 hex over what decides the result: inputs with their versions, processes, output, the recipe.
 
-    Not costs or warnings. A result answers every question of the same digest, so whatever a job reads or does
-    otherwise than another has to be in here.
+    Not costs or warnings, nor which part of an input is read. A result answers every question of the same digest, so
+    whatever makes a job's result another than that of another job has to be in here.
     """
     content = {
         "recipe": recipe,
@@ -65,11 +66,39 @@ def _digest_input(entry: PlannedInput) -> list[object]:
             index.key, index.version_id, index.etag]  # fmt: skip
 
 
+def part_to_dict(part: Part) -> dict[str, Any]:
+    """The part as docs/node-protocol.md has it, which is how it is stored too."""
+    return {
+        "spans": [[span.start, span.length, span.first, span.end] for span in part.spans],
+        "min_shift": part.min_shift,
+        "depth": part.depth,
+        "contigs": [
+            [contig.name, contig.number, [[number, list(chunks)] for number, chunks in contig.bins]]
+            for contig in part.contigs
+        ],
+    }
+
+
+def part_from_dict(data: Mapping[str, Any]) -> Part:
+    """The part that `part_to_dict` was given.
+
+    Raises:
+        KeyError, TypeError, ValueError: this is no stored part.
+    """
+    contigs = tuple(
+        IndexedContig(name, number, tuple((number, tuple(chunks)) for number, chunks in bins))
+        for name, number, bins in data["contigs"]
+    )
+    return Part(tuple(Span(*span) for span in data["spans"]), contigs, data["min_shift"], data["depth"])
+
+
 def _names(kind: type) -> list[str]:
     return [entry.name for entry in fields(kind)]
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Part):
+        return part_to_dict(value)
     if isinstance(value, PlannedInput | Process | IndexRef):
         return {name: _plain(getattr(value, name)) for name in _names(type(value))}
     if isinstance(value, tuple):
@@ -82,7 +111,9 @@ def _frozen(value: Any) -> Any:
 
 
 def _input_from_dict(data: Mapping[str, Any]) -> PlannedInput:
-    values = {name: _frozen(data[name]) for name in _names(PlannedInput)}
+    values = {name: _frozen(data[name]) for name in _names(PlannedInput) if name != "part"}
+    part = data.get("part")  # plans of the first releases have none
+    values["part"] = None if part is None else part_from_dict(part)
     index = dict(data["index"])
     index["kind"] = IndexKind(index["kind"])
     values["index"] = IndexRef(**index)

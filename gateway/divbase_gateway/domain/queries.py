@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from divbase_gateway.domain.files import IndexRef
+from divbase_gateway.domain.spans import Part
 
 
 class OutputFormat(StrEnum):
@@ -59,6 +60,7 @@ class PlannedInput:
             of the header of the group's first file); None when the file is neither cut down nor reordered.
         group: 1-based number of the concat group that the file belongs to.
         bytes_needed: bytes to read of it, index included.
+        part: what to read of the file; None for the whole of it. The same records come of either.
     """
 
     number: int
@@ -72,6 +74,7 @@ class PlannedInput:
     samples: tuple[str, ...] | None
     group: int
     bytes_needed: int
+    part: Part | None = None
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ jumps by the index, finds in it every record of the regions that it would find i
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from divbase_gateway.domain.bgzf import MAX_BLOCK_BYTES
-from divbase_gateway.domain.index_maps import FileMap, block_starts, chunks_of
+from divbase_gateway.domain.index_maps import ContigMap, FileMap, chunks_of, next_block
 from divbase_gateway.domain.regions import MAX_POSITION, Region
 
 WHOLE_FROM = 0.7
@@ -90,8 +89,7 @@ def part_for(regions: Sequence[Region], file: FileMap, size: int) -> Part | None
     schemes = {(file.contigs[name].min_shift, file.contigs[name].depth) for name in bins} or {(14, 5)}
     if len(schemes) > 1:  # one index has one scheme
         return None
-    boundaries = sorted({start for name in bins for start in block_starts(file.contigs[name])})
-    spans = _spans(wanted, boundaries, size)
+    spans = _spans(wanted, [file.contigs[name] for name in bins], size)
     if sum(span.length for span in spans) > WHOLE_FROM * size:
         return None
     contigs = tuple(
@@ -109,19 +107,20 @@ def _chunks(region: Region, file: FileMap) -> Iterable[tuple[int, int, int]]:
     return chunks_of(file.contigs[region.contig], begin, end)
 
 
-def _spans(wanted: Sequence[Interval], boundaries: Sequence[int], size: int) -> tuple[Span, ...]:
+def _spans(wanted: Sequence[Interval], contigs: Sequence[ContigMap], size: int) -> tuple[Span, ...]:
     gap = GAP_BYTES
     while len(joined := _join(wanted, gap)) > MAX_SPANS:
         gap *= 2
-    starts = sorted({*boundaries, *(begin >> 16 for begin, _ in joined)})
-    return tuple(_span(begin, end, starts, size) for begin, end in joined)
+    following = [*(begin >> 16 for begin, _ in joined[1:]), size]
+    return tuple(_span(begin, end, contigs, after) for (begin, end), after in zip(joined, following, strict=True))
 
 
-def _span(begin: int, end: int, starts: Sequence[int], size: int) -> Span:
+def _span(begin: int, end: int, contigs: Sequence[ContigMap], after: int) -> Span:
+    """The bytes of an interval; a block begins, or the file ends, at `after` behind it."""
     start, stop = begin >> 16, end >> 16
     if end & 0xFFFF:
-        after = bisect_right(starts, stop)
-        stop = min(size, stop + MAX_BLOCK_BYTES, starts[after] if after < len(starts) else size)
+        known = (block for contig in contigs if (block := next_block(contig, stop)) is not None)
+        stop = min(stop + MAX_BLOCK_BYTES, after, *known)
     return Span(start, stop - start, begin, end)
 
 
