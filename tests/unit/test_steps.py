@@ -8,9 +8,10 @@ import sys
 
 import pytest
 from divbase_gateway.domain.errors import InvalidStep
+from divbase_gateway.domain.options import check_expression, reads_sites_only
 from divbase_gateway.domain.regions import Region, parse_regions, sort_by_contig
 from divbase_gateway.domain.steps import parse_steps
-from divbase_gateway.domain.view_options import VIEW_OPTIONS, check_expression, reads_sites_only
+from divbase_gateway.domain.view_options import VIEW_OPTIONS
 from hypothesis import given
 from hypothesis import strategies as st
 

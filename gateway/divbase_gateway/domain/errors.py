@@ -66,7 +66,7 @@ class InvalidFilter(InvalidRequest):
 
 
 class InvalidStep(InvalidRequest):
-    """`details`: `step` (1-based), `position` (0-based character in the command) and `allowed` (what would be)."""
+    """`details`: `part` (`command` or `after`), `step` (1-based), `position` (0-based character) and `allowed`."""
 
     code = "invalid_step"
 
