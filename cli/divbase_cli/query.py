@@ -11,11 +11,11 @@ from divbase_cli.command import command, group
 from divbase_cli.completion import complete_keys
 from divbase_cli.failure import UsageError
 from divbase_cli.jobs import fail_unless_succeeded, fetch_result, follow, print_job
-from divbase_cli.output import seconds, size
+from divbase_cli.output import local_time, seconds, size
 from divbase_cli.session import Session
 
 if TYPE_CHECKING:
-    from divbase_client.models import Plan, Query
+    from divbase_client.models import JobDetail, Plan, Query
 
 app = group("query", "Ask a question over many files: plan it, run it, or see its script.")
 
@@ -188,21 +188,38 @@ def run(
         Path | None, typer.Option(help="Wait, then download the result into this folder.", file_okay=False)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files of this machine that differ.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run it even where an earlier job has the answer already.")
+    ] = False,
 ) -> None:
-    """Submit a query as a job; with --wait follow it, with --download fetch its result too."""
+    """Submit a query as a job; with --wait follow it, with --download fetch its result too.
+
+    Where an earlier job of the project has read the same versions of the same files in the same way, its result is the
+    answer, at once.
+    """
     query = make_query(where, samples, samples_file, all_samples, command, files, output, level, name)
-    job = session.client.jobs.submit(session.project, query)
+    job = session.client.jobs.submit(session.project, query, fresh=fresh)
     if job.plan:
         _warn(session, job.plan)
-    if not wait and download is None:
+    if job.reused:
+        ran = local_time(job.ended_at or job.created_at)
+        session.output.note(f"answered by job {job.id}, which ran on {ran}; --fresh runs it again")
+    elif not wait and download is None:
         print_job(session, job, hint=f"Follow it with: divbase jobs watch {job.id}")
         return
-    if job.plan:
-        needed = f"{size(job.plan.bytes_needed)} of {size(job.plan.bytes_total)} to read"
-        session.output.note(f"job {job.id}: accepted, {len(job.plan.inputs)} files, {needed}")
-    job = follow(session, job.id)
-    fail_unless_succeeded(session, job)
+    else:
+        job = _see_through(session, job)
     if download is None:
         print_job(session, job, hint=f"Fetch the result with: divbase jobs result {job.id} --download DIR")
     else:
         fetch_result(session, job.id, download, force)
+
+
+def _see_through(session: Session, job: JobDetail) -> JobDetail:
+    """Follow a job that was just accepted to its end. Raises CommandFailed unless it succeeds."""
+    if job.plan:
+        needed = f"{size(job.plan.bytes_needed)} of {size(job.plan.bytes_total)} to read"
+        session.output.note(f"job {job.id}: accepted, {len(job.plan.inputs)} files, {needed}")
+    ended = follow(session, job.id)
+    fail_unless_succeeded(session, ended)
+    return ended

@@ -10,7 +10,17 @@ from divbase_client.connection import Connection, path_of
 from divbase_client.downloads import Downloaded
 from divbase_client.errors import GatewayUnreachable, ServerFault
 from divbase_client.files import Files
-from divbase_client.models import Job, JobDetail, JobLog, JobState, Query, Rerun, ResultDownload, ResultDownloads
+from divbase_client.models import (
+    Job,
+    JobDetail,
+    JobLog,
+    JobState,
+    NewJob,
+    Query,
+    Rerun,
+    ResultDownload,
+    ResultDownloads,
+)
 from divbase_client.transfers import Failed, Progress
 
 _PATIENCE = 600.0  # seconds without an answer before `wait` gives up; the job goes on anyway
@@ -32,9 +42,13 @@ class Jobs:
     def get(self, project: str, job: str) -> JobDetail:
         return self._connection.get(path_of("projects", project, "jobs", job), JobDetail)
 
-    def submit(self, project: str, query: Query) -> JobDetail:
-        """Accepted jobs are never lost: the answer may be forgotten, the job can be found again by `list`."""
-        return self._connection.post(path_of("projects", project, "jobs"), JobDetail, query, creates=True)
+    def submit(self, project: str, query: Query, *, fresh: bool = False) -> JobDetail:
+        """Accepted jobs are never lost: the answer may be forgotten, the job can be found again by `list`.
+
+        Where an earlier job has the answer already, that job is returned and `reused` is set, unless `fresh` is.
+        """
+        body = NewJob(**query.model_dump(), fresh=fresh)
+        return self._connection.post(path_of("projects", project, "jobs"), JobDetail, body, creates=True)
 
     def log(self, project: str, job: str) -> JobLog:
         return self._connection.get(path_of("projects", project, "jobs", job, "log"), JobLog)

@@ -417,6 +417,12 @@ class Query(Wire):
     name: str = "result"
 
 
+class NewJob(Query):
+    """A question to run. `fresh`: also where an earlier job of the project has the answer to it already."""
+
+    fresh: bool = False
+
+
 class PlannedInput(Answer):
     number: int
     key: str
@@ -548,8 +554,13 @@ class Job(Answer):
 
 
 class JobDetail(Job):
-    """`query` and `plan` are None for index jobs."""
+    """`query` and `plan` are None for index jobs.
 
+    `reused`: the answer to a submission is this job, which ran before with an equal plan. `query` is then the question
+    that it was asked, and `plan` belongs to the one that was asked now: its warnings may be others.
+    """
+
+    reused: bool = False
     query: Query | None
     plan: Plan | None
     attempts: list[Attempt]

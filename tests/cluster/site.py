@@ -247,9 +247,9 @@ class Site:
         return self.client()
 
     def submit(self, command: str = COMMAND, name: str = "result") -> str:
-        """A query over the file: the job's id."""
+        """A query over the file: the id of a job of its own, whatever was asked before."""
         query = Query(all_samples=True, command=command, name=name)
-        return self.user.jobs.submit(self.project, query).id
+        return self.user.jobs.submit(self.project, query, fresh=True).id
 
     def job(self, job: str) -> JobDetail:
         return self.user.jobs.get(self.project, job)

@@ -199,9 +199,9 @@ class Project:
         return project
 
     def submit(self, command: str = "view", where: str | None = None, level: int = 3) -> str:
-        """A query over all files, of all samples unless `where` chooses: the job's id."""
+        """A query over all files, of all samples unless `where` chooses: the id of a job of its own."""
         query = Query(where=where, all_samples=where is None, command=command, level=level)
-        return self.jobs.submit(self.name, query).id
+        return self.jobs.submit(self.name, query, fresh=True).id
 
     @cached_property
     def jobs(self) -> Jobs:

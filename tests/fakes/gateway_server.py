@@ -267,7 +267,7 @@ class FakeGateway:
 
     def submit(self, query: dict[str, str], body: Any, project: str) -> Any:
         name = f"job{len(self.jobs) + 1}"
-        self.jobs[name] = job(name, query=body)
+        self.jobs[name] = job(name, query={field: value for field, value in body.items() if field != "fresh"})
         return self.jobs[name]
 
     def get_job(self, query: dict[str, str], body: Any, project: str, name: str) -> Any:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,7 +27,7 @@ from divbase_client import errors
 from divbase_client.models import JobState, OutputFormat, Role
 from typer.testing import CliRunner
 
-from tests.fakes.gateway_server import KEY, NOW, FakeGateway, Fault, Refusal, api_key, running_gateway
+from tests.fakes.gateway_server import KEY, NOW, FakeGateway, Fault, Refusal, api_key, job, running_gateway
 
 ROOT = Path(__file__).parents[2]
 
@@ -428,6 +429,25 @@ class TestQuery:
             gateway.store(f"results/job1/{name}", name.encode())
         shell("query", "run", "--all-samples", "--download", str(tmp_path / "out"))
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["result.vcf.gz", "result.vcf.gz.csi"]
+
+    def test_an_earlier_answer(self, shell: Shell, gateway: FakeGateway, tmp_path: Path) -> None:
+        """What an earlier job answered is said with its date and fetched at once; nobody waits for it."""
+        gateway.answers["POST /projects/vole/jobs"] = {**job("job7", "SUCCEEDED"), "reused": True}
+        gateway.store("results/job7/result.vcf.gz", b"records")
+        result = shell("query", "run", "--all-samples", "--download", str(tmp_path))
+        ran = local_time(datetime(2024, 5, 1, 10, 5, tzinfo=UTC))
+        assert f"answered by job job7, which ran on {ran}; --fresh runs it again" in result.stderr
+        assert (tmp_path / "result.vcf.gz").read_bytes() == b"records"
+        assert gateway.requests("GET /api/v1/projects/vole/jobs/job7")[0].path.endswith("/result")
+        assert shell.json("query", "run", "--all-samples")["reused"] is True
+        assert "divbase jobs result job7 --download DIR" in shell("query", "run", "--all-samples", "--wait").stderr
+
+    def test_fresh(self, shell: Shell, gateway: FakeGateway) -> None:
+        """--fresh reaches the gateway; without it nothing is said, which older gateways understand too."""
+        shell("query", "run", "--all-samples", "--fresh")
+        shell("query", "run", "--all-samples")
+        bodies = [json.loads(one.body) for one in gateway.requests("POST /api/v1/projects/vole/jobs")]
+        assert bodies == [{"all_samples": True, "fresh": True}, {"all_samples": True}]
 
     @pytest.mark.parametrize("state", ["FAILED", "CANCELLED", "LOST"])
     def test_end_without_success(self, shell: Shell, gateway: FakeGateway, state: str) -> None:

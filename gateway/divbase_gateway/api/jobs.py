@@ -17,6 +17,7 @@ from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.db.session import after_commit
 from divbase_gateway.domain.drain import Drain
 from divbase_gateway.domain.jobs import JobState
+from divbase_gateway.domain.queries import Plan
 from divbase_gateway.domain.reruns import Wish
 from divbase_gateway.domain.waiting import waiting_words
 from divbase_gateway.services import drain, jobs, queries, results
@@ -25,24 +26,37 @@ from divbase_gateway.services.plans import query_plan_of
 router = APIRouter(tags=["jobs"])
 
 
-@router.post("/projects/{project}/jobs", status_code=201, response_model=models.JobDetail)
-def run_query(body: models.Query, caller: Querier, gateway: TheGateway, once: Once) -> Response:
-    """Plan a query and accept it as a job. It is submitted at once, but not before this answer is certain."""
+_REUSED = {200: {"model": models.JobDetail, "description": "An earlier job has the answer"}}
+
+
+@router.post("/projects/{project}/jobs", status_code=201, response_model=models.JobDetail, responses=_REUSED)
+def run_query(body: models.NewJob, caller: Querier, gateway: TheGateway, once: Once) -> Response:
+    """Plan a query and accept it as a job. It is submitted at once, but not before this answer is certain.
+
+    Where a job of the project has the same plan, succeeded, and its files are all still there, the answer is that job
+    (status 200, `reused`) and nothing is submitted. `fresh` runs the query again.
+    """
     with gateway.sessions.read() as session:
         earlier = earlier_answer(once, session, caller, body)
     if earlier is not None:
         return earlier
     plan = queries.plan_query(gateway.sessions, gateway.store, caller.project, request_of(body), gateway.policy)
+    answered = None
+    if not body.fresh:
+        answered = results.find_answer(gateway.sessions, gateway.store, caller.project, plan.digest)
     with gateway.sessions.write() as session:
         project, user = session.merge(caller.project, load=False), session.merge(caller.user, load=False)
 
         def create() -> models.JobDetail:
-            query = body.model_dump(mode="json")
+            if answered is not None:
+                return _detail(answered, None, plan, reused=True)
+            query = body.model_dump(mode="json", exclude={"fresh"})
             job = jobs.accept_query_job(session, project, user, query, plan, gateway.policy, once.now)
             return detail_of(job, drain.holding(session, [job]))
 
-        answer = idempotently(once, session, caller, body, create)
-    gateway.wake()
+        answer = idempotently(once, session, caller, body, create, lambda detail: 200 if detail.reused else 201)
+    if answered is None:
+        gateway.wake()
     return answer
 
 
@@ -137,10 +151,15 @@ def job_of(job: JobRow, held_back: Drain | None = None) -> models.Job:
 
 def detail_of(job: JobRow, held_back: Drain | None = None) -> models.JobDetail:
     """The wire form with plan, attempts and results."""
+    return _detail(job, held_back, None if job.kind == "index" else query_plan_of(job))
+
+
+def _detail(job: JobRow, held_back: Drain | None, plan: Plan | None, *, reused: bool = False) -> models.JobDetail:
     return models.JobDetail(
         **_fields(job, held_back),
+        reused=reused,
         query=None if job.query is None else models.Query.model_validate(job.query),
-        plan=None if job.kind == "index" else plan_of(query_plan_of(job)),
+        plan=None if plan is None else plan_of(plan),
         attempts=[models.Attempt.model_validate(attempt) for attempt in job.attempts],
         results=[models.ResultFile.model_validate(each) for each in job.results],
     )

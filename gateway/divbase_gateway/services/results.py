@@ -1,14 +1,24 @@
-"""What a job left behind: its log as far as it is known, and downloads of its results, pinned to their versions."""
+"""What a job left behind: its log as far as it is known, downloads of its results, pinned to their versions, and
+whether these are still there to answer an equal question."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from divbase_gateway.db.models import JobRow
-from divbase_gateway.domain.errors import Conflict
+import structlog
+
+from divbase_gateway.db import jobs as rows
+from divbase_gateway.db.models import JobRow, ProjectRow
+from divbase_gateway.db.session import Database
+from divbase_gateway.domain.errors import Conflict, NotFound, StoreUnavailable
 from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.ports import Audience, ObjectStore, PresignedRequest
 from divbase_gateway.services.policy import JobPolicy
+
+log = structlog.get_logger()
 
 _LOG_BYTES = 1024 * 1024
 
@@ -62,6 +72,32 @@ def downloads_of(job: JobRow, store: ObjectStore, policy: JobPolicy) -> list[Res
             details={"state": job.state},
         )
     return [_download(job, each, store, policy) for each in job.results]
+
+
+def find_answer(database: Database, store: ObjectStore, project: ProjectRow, digest: str) -> JobRow | None:
+    """The newest job of the project that succeeded with a plan of this digest and whose files are all in the store.
+
+    Every file is looked at by its version, all at once; no transaction is open meanwhile. None: the question has to be
+    run, also where the store does not answer, because accepting a job never depends on it.
+    """
+    with database.read() as session:
+        job = rows.find_succeeded(session, project.id, digest)
+    if job is None or not any(each["role"] == "result" for each in job.results):
+        return None
+    with ThreadPoolExecutor(len(job.results)) as looks:
+        there = list(looks.map(partial(_is_stored, store, project.bucket), job.results))
+    return job if all(there) else None
+
+
+def _is_stored(store: ObjectStore, bucket: str, result: dict[str, Any]) -> bool:
+    try:
+        info = store.head(bucket, result["key"], result["version_id"])
+    except NotFound:
+        return False
+    except StoreUnavailable as error:
+        log.warning("result.not_verified", key=result["key"], error=error.message)
+        return False
+    return (info.size, info.etag) == (result["size"], result.get("etag"))
 
 
 def _download(job: JobRow, result: dict[str, object], store: ObjectStore, policy: JobPolicy) -> ResultDownload:
