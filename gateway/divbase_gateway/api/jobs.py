@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from divbase_client import models
 from fastapi import APIRouter, Query, Response
@@ -26,7 +26,9 @@ from divbase_gateway.services.plans import query_plan_of
 router = APIRouter(tags=["jobs"])
 
 
-_REUSED = {200: {"model": models.JobDetail, "description": "An earlier job has the answer"}}
+_REUSED: dict[int | str, dict[str, Any]] = {
+    200: {"model": models.JobDetail, "description": "An earlier job has the answer"}
+}
 
 
 @router.post("/projects/{project}/jobs", status_code=201, response_model=models.JobDetail, responses=_REUSED)
