@@ -51,7 +51,9 @@ def test_a_waiting_job_shows_its_place_and_why_it_waits(site: Site) -> None:
 
 
 def test_an_ended_job_shows_what_it_used(site: Site) -> None:
-    """From accounting: time of its limit, CPU time of the cores it was given, memory of what it asked for."""
+    """From accounting: time of its limit, CPU time of the cores it was given, memory of what it asked for, which SLURM
+    samples every two seconds: a job that is over sooner has none."""
+    site.levers.before("run", "sleep 5")
     job = site.succeeds(site.submit()).id
     text = shown(site, "jobs", "show", job)
     facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)

@@ -39,7 +39,12 @@ def environment(gateway: FakeGateway, tmp_path: Path) -> dict[str, str]:
 def interrupt_when(condition: Callable[[], bool], words: list[str], environment: dict[str, str], sign: int) -> str:
     """Start divbase, send `sign` once `condition` holds, and return its standard error."""
     process = subprocess.Popen(
-        [*DIVBASE, *words], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [*DIVBASE, *words],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit no Ctrl-C
     )
     try:
         until = time.monotonic() + 20
