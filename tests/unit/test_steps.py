@@ -158,8 +158,8 @@ def test_regions_and_targets_are_known_to_the_planner() -> None:
         ("view --regions-overlap 1", 1, 5, "says nothing without --regions"),
         ("view -x", 1, 5, "bare -s"),
         ("view -s -g het", 1, 8, "wrong answers"),
-        ("view -s; view -s", 2, 0, "already marks step 1"),
-        ("view -G; view -s", 2, 0, "dropped all genotypes"),
+        ("view -s; view -s", 2, 9, "already marks step 1"),
+        ("view -G; view -s", 2, 9, "dropped all genotypes"),
         ("view " + "-k " * 4000, 1, 10_000, "longer than"),
     ],
 )  # fmt: skip

@@ -11,6 +11,7 @@ What bcftools does, and what follows from it (seen in its source and in 1.24):
 - `merge --no-index` reads pipes, but only if all headers have the same contigs in the same order and records follow
   it. Otherwise its sources are written to indexed BCFs too, and it seeks.
 - Both make the combined header by first appearance over their inputs, and write contigs in that order.
+- Everything that may come after them reads and writes a stream; `stats` can write to nowhere else.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from divbase_gateway.domain.after_steps import AfterSteps
 from divbase_gateway.domain.combining import Group, Member, plain_concat_order, union_contigs
-from divbase_gateway.domain.queries import CombineKind, OutputFormat, Process
+from divbase_gateway.domain.outputs import Output
+from divbase_gateway.domain.queries import CombineKind, Process
 from divbase_gateway.domain.regions import format_regions, parse_regions, sort_by_contig
+from divbase_gateway.domain.step_grammar import ReadStep
 from divbase_gateway.domain.steps import Step, Steps
 
 WIDTH = 64
@@ -50,29 +54,29 @@ class Numbered:
         return f"in/{self.number}.{self.member.file.format.value}"
 
 
-@dataclass(frozen=True)
-class Output:
-    """The result's format, level and path below the job's scratch folder."""
-
-    format: OutputFormat
-    level: int
-    path: str
-
-    @property
-    def argv(self) -> tuple[str, ...]:
-        letter = "z" if self.format is OutputFormat.VCF_GZ else "b"
-        return (f"-O{letter}{self.level}", "-o", self.path)
-
-
 def build_processes(
-    groups: Sequence[Group], numbered: Sequence[Numbered], steps: Steps, kind: CombineKind, output: Output
+    groups: Sequence[Group],
+    numbered: Sequence[Numbered],
+    steps: Steps,
+    kind: CombineKind,
+    after: AfterSteps,
+    output: Output,
 ) -> tuple[Process, ...]:
     """The processes, every source before its reader; the last one writes `output`."""
+    processes = _combine(groups, numbered, steps, kind)
+    for number, step in enumerate(after.steps, start=1):
+        processes.append(Process(f"a{number}", _after_argv(step), sources=(processes[-1].id,)))
+    if not after.steps and processes[-1].argv[0] == "merge":  # its own process, so that it compresses beside the merge
+        processes.append(Process("out", ("view", "--no-version", STREAM), sources=(processes[-1].id,)))
+    return (*processes[:-1], _write(processes[-1], output))
+
+
+def _combine(groups: Sequence[Group], numbered: Sequence[Numbered], steps: Steps, kind: CombineKind) -> list[Process]:
+    """The processes whose last one has everything in one stream."""
     by_key = {entry.member.file.key: entry for entry in numbered}
-    processes: list[Process] = []
     if kind is CombineKind.SINGLE:
-        processes.extend(_chain(numbered[0], steps))
-        return (*processes[:-1], _write(processes[-1], output))
+        return _chain(numbered[0], steps)
+    processes: list[Process] = []
     streams = kind is not CombineKind.CONCAT and _can_stream(groups)
     heads: list[str] = []
     for number, group in enumerate(groups, start=1):
@@ -80,22 +84,29 @@ def build_processes(
         order = plain_concat_order(group.members) if concat else None
         ends: list[str] = []
         for member in order or group.members:
-            chain = _chain(by_key[member.file.key], steps)
-            processes.extend([*chain[:-1], _store(chain[-1]) if concat or not streams else chain[-1]])
-            ends.append(chain[-1].id)
+            own = _chain(by_key[member.file.key], steps)
+            processes.extend([*own[:-1], _store(own[-1]) if concat or not streams else own[-1]])
+            ends.append(own[-1].id)
         if concat:
             mode = () if order else ("--allow-overlaps",)
             joined = _tree(f"c{number}", ends, ("concat", "--no-version", *mode), stored=True, flat=order is not None)
-            last = joined[-1] if streams else _store(joined[-1])
+            last = joined[-1] if streams or kind is CombineKind.CONCAT else _store(joined[-1])
             processes.extend([*joined[:-1], last])
             ends = [last.id]
         heads.extend(ends)
-    if kind is CombineKind.CONCAT:
-        return (*processes[:-1], _write(replace(processes[-1], materialise=False), output))
-    mode = ("--no-index",) if streams else ()
-    processes.extend(_tree("m", heads, ("merge", *mode, "--no-version"), stored=not streams))
-    processes.append(_write(Process("out", ("view", "--no-version", STREAM), sources=(processes[-1].id,)), output))
-    return tuple(processes)
+    if kind is not CombineKind.CONCAT:
+        mode = ("--no-index",) if streams else ()
+        processes.extend(_tree("m", heads, ("merge", *mode, "--no-version"), stored=not streams))
+    return processes
+
+
+def _after_argv(step: ReadStep) -> tuple[str, ...]:
+    """The step's words; a plugin's own come after `--`, and what prints text takes no format."""
+    given = tuple(word for option in step.options for word in option.argv)
+    if step.command.name in ("query", "stats"):
+        return (step.command.name, *given)
+    dashes = () if step.command.general is None else ("--",)
+    return (step.command.name, "--no-version", STREAM, *dashes, *given)
 
 
 def _can_stream(groups: Sequence[Group]) -> bool:
@@ -139,9 +150,10 @@ def _store(process: Process) -> Process:
 
 def _write(process: Process, output: Output) -> Process:
     """The same process, writing the result; a reader of the file argument keeps it last."""
-    index = process.argv.index(STREAM) if STREAM in process.argv else process.argv.index(STORED)
-    argv = (*process.argv[:index], *output.argv, *process.argv[index + 1 :])
-    return replace(process, argv=argv, output=output.path)
+    if output.format.is_text:
+        return replace(process, output=output.path)
+    index = process.argv.index(STREAM)
+    return replace(process, argv=(*process.argv[:index], *output.argv, *process.argv[index + 1 :]), output=output.path)
 
 
 # --- one file --------------------------------------------------------------------------------------------------------

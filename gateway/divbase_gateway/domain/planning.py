@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from divbase_gateway.domain.after_steps import AfterSteps, parse_after
 from divbase_gateway.domain.choosing import ChosenFiles, ChosenSamples, check_contigs, choose_files, choose_samples
 from divbase_gateway.domain.combining import Group, Member, group_members, kind_of
-from divbase_gateway.domain.errors import InvalidName, InvalidRequest, InvalidSelection, InvalidStep
+from divbase_gateway.domain.errors import InvalidName, InvalidSelection, InvalidStep
 from divbase_gateway.domain.estimates import estimate
 from divbase_gateway.domain.files import CataloguedFile
 from divbase_gateway.domain.index_maps import FileMap
-from divbase_gateway.domain.pipeline import Numbered, Output, build_processes
+from divbase_gateway.domain.outputs import Output, choose_output
+from divbase_gateway.domain.pipeline import Numbered, build_processes
 from divbase_gateway.domain.plans import digest_plan, plan_from_dict, plan_to_dict
 from divbase_gateway.domain.queries import CombineKind, Plan, PlannedInput, QueryRequest
 from divbase_gateway.domain.regions import Region, parse_regions
@@ -70,17 +72,17 @@ def make_plan(
         InvalidRequest: any of its kinds, when the request cannot be answered as it is.
     """
     validate_result_name(request.name)
-    if not 0 <= request.level <= 9:
-        raise InvalidRequest(f"{request.level} is no compression level.", hint="Use 0 to 9.")
-    steps = parse_steps(request.command)
+    steps, after = parse_steps(request.command), parse_after(request.after)
+    output = choose_output(request, after)
     chosen = choose_files(request.files, catalogue)
-    check_contigs([*(region.contig for region in steps.regions), *steps.target_contigs], chosen.files)
+    named = (*(region.contig for region in steps.regions), *steps.target_contigs, *after.target_contigs)
+    check_contigs(named, chosen.files)
     asked = choose_samples(request.selection, chosen.files, table, catalogue)
     _check_private(steps, asked)
     places = _find_places(chosen.files, steps, load_maps)
     members = _members(chosen.files, steps, asked, places)
     groups = group_members(members)
-    return _assemble(request, steps, chosen, asked, groups, places)
+    return _assemble(output, steps, after, chosen, asked, groups, places)
 
 
 def _check_private(steps: Steps, asked: ChosenSamples) -> None:
@@ -182,9 +184,18 @@ def _lay_out(groups: Sequence[Group], asked: ChosenSamples) -> _Layout:
     return _Layout(tuple(numbered), group_of, tuple(chain.from_iterable(group.samples for group in groups)))
 
 
+def _check_genotypes(steps: Steps, after: AfterSteps, samples: Sequence[str]) -> None:
+    """Without genotypes +fill-tags would write zeros over the counts that a file brings."""
+    step = after.counts_genotypes
+    if step is not None and (steps.drops_genotypes or not samples):
+        why = "the steps of --command drop them (-G)" if samples else "the files have no samples"
+        raise step.refuse(f"{step.command.name} counts genotypes, and {why}", hint="Leave this step out.")
+
+
 def _assemble(
-    request: QueryRequest,
+    output: Output,
     steps: Steps,
+    after: AfterSteps,
     chosen: ChosenFiles,
     asked: ChosenSamples,
     groups: Sequence[Group],
@@ -192,9 +203,8 @@ def _assemble(
 ) -> Plan:
     kind = kind_of(groups)
     layout = _lay_out(groups, asked)
-    name = f"{request.name}.{request.output.value}"
-    output = Output(request.output, request.level, f"out/{name}")
-    processes = build_processes(groups, layout.numbered, steps, kind, output)
+    _check_genotypes(steps, after, layout.samples)
+    processes = build_processes(groups, layout.numbered, steps, kind, after, output)
     inputs = tuple(_planned_input(entry, layout.group_of, places) for entry in layout.numbered)
     cost = estimate(inputs, processes, len(layout.samples), _share(layout.numbered))
     dropped, warnings = _dropped(asked, layout.samples, chosen.files)
@@ -202,11 +212,11 @@ def _assemble(
         inputs=inputs,
         processes=processes,
         combine=kind,
-        samples=() if steps.drops_genotypes else layout.samples,
+        samples=() if steps.drops_genotypes or after.drops_genotypes else layout.samples,
         dropped_samples=dropped,
         regions=tuple(str(region) for region in steps.regions),
-        output=request.output,
-        output_name=name,
+        output=output.format,
+        output_name=output.name,
         bytes_total=cost.bytes_total,
         bytes_needed=cost.bytes_needed,
         memory_mb=cost.memory_mb,

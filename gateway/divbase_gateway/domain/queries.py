@@ -13,6 +13,18 @@ from divbase_gateway.domain.spans import Part
 class OutputFormat(StrEnum):
     VCF_GZ = "vcf.gz"
     BCF = "bcf"
+    TSV = "tsv"  # a table, as `query -f` prints it
+    STATS = "stats"  # the tables of `bcftools stats`
+
+    @property
+    def is_text(self) -> bool:
+        """Neither compressed nor indexed."""
+        return self in (OutputFormat.TSV, OutputFormat.STATS)
+
+    @property
+    def suffix(self) -> str:
+        """Of the result's name, without the dot before it."""
+        return "stats.txt" if self is OutputFormat.STATS else self.value
 
 
 @dataclass(frozen=True)
@@ -29,17 +41,20 @@ class QueryRequest:
     """A query as it was asked.
 
     Attributes:
-        command: bcftools steps as the user typed them, `;` between them.
+        command: bcftools steps for each file as the user typed them, `;` between them.
+        after: steps for all files together, once they are one stream; empty for none.
         files: globs over the project's keys; empty for every usable variant file.
+        output: None for what the steps give: text if the last one prints it, else `vcf.gz`.
         name: the result's file name without its suffix.
-        level: compression level of `vcf.gz` and `bcf`, 0 to 9.
+        level: compression level of `vcf.gz` and `bcf`, 0 to 9; None for the usual one.
     """
 
     selection: Selection
     command: str = "view"
+    after: str = ""
     files: tuple[str, ...] = ()
-    output: OutputFormat = OutputFormat.VCF_GZ
-    level: int = 3
+    output: OutputFormat | None = None
+    level: int | None = None
     name: str = "result"
 
 
@@ -89,7 +104,8 @@ class Process:
         materialise: its output is written to an indexed BCF before its reader starts, because the reader seeks or opens
             it twice (`concat` does). Its argv then has `-Ob1`, which can be indexed, in place of `-Ou`.
             Where a source is materialised, the reader gets the file's path instead of a /dev/fd path.
-        output: path relative to the job's scratch folder that the process writes itself (the last process only).
+        output: path of the result relative to the job's scratch folder (the last process only). The process writes it
+            itself if it is among its argv; if not, the result is what the process prints.
     """
 
     id: str

@@ -31,12 +31,14 @@ class Command:
     Attributes:
         options: what may follow its name; of a plugin, what may follow `--`.
         exclusive: pairs of options of which bcftools takes one, some by ignoring the other silently.
+        needs: long names of options of which at least one has to be given.
         general: of a plugin, the options that bcftools would read before `--`; None for what is no plugin.
     """
 
     name: str
     options: tuple[Option, ...]
     exclusive: tuple[tuple[str, str], ...] = ()
+    needs: tuple[str, ...] = ()
     general: tuple[Option, ...] | None = None
 
     @property
@@ -83,10 +85,11 @@ class Place:
 
 @dataclass(frozen=True)
 class ReadStep:
-    """One step: its command and its options in the order given."""
+    """One step: its command and its options in the order given. `position`: of its first word in the text."""
 
     place: Place
     command: Command
+    position: int
     options: tuple[StepOption, ...]
 
     @property
@@ -105,8 +108,9 @@ class ReadStep:
     def has(self, long: str) -> bool:
         return self.given(long) is not None
 
-    def refuse(self, message: str, position: int = 0, hint: str | None = None) -> InvalidStep:
-        return self.place.refuse(message, position, hint)
+    def refuse(self, message: str, position: int | None = None, hint: str | None = None) -> InvalidStep:
+        """An error about this step, at its first word unless an option is to blame."""
+        return self.place.refuse(message, self.position if position is None else position, hint)
 
 
 def read_steps(text: str, part: Part, commands: Sequence[Command], elsewhere: Mapping[str, str]) -> list[ReadStep]:
@@ -156,8 +160,8 @@ def _read_step(
     reader = _Reader(Place(place.part, place.step, command), command)
     following = words[1:] if command.general is None else reader.after_dashes(first, words[1:])
     given = tuple(reader.read(following))
-    reader.check_together(given)
-    return ReadStep(reader.place, command, given)
+    reader.check_together(given, first.position)
+    return ReadStep(reader.place, command, first.position, given)
 
 
 class _Reader:
@@ -192,23 +196,18 @@ class _Reader:
 
     def after_dashes(self, name: Word, words: Sequence[Word]) -> Sequence[Word]:
         """What follows the `--` of a plugin; before it stand options of bcftools's own, and none of them is allowed."""
-        if not words or words[0].text != "--":
-            at = words[0] if words else name
-            general = self.command.general or ()
-            known = {f"--{option.long}": option for option in general} | {
-                f"-{option.short}": option for option in general
-            }
-            option = known.get(at.text.partition("=")[0]) or known.get(at.text[:2])
-            why = f" ({option.spelling} before it {option.refused})" if option and option.refused else ""
-            raise self.place.refuse(
-                f"{self.command.name} is a plugin, whose options stand after --{why}",
-                at.position,
-                f"Write: {self.command.name} -- {self.command.allowed[0].spelling.partition(',')[0]} VALUE",
-            )
-        return words[1:]
+        if words and words[0].text == "--":
+            return words[1:]
+        at = words[0] if words else name
+        message = f"{self.command.name} is a plugin: its options stand after a word --"
+        for option in self.command.general or ():
+            if at.text.partition("=")[0] == f"--{option.long}" or (option.short and at.text[:2] == f"-{option.short}"):
+                message += f", and {option.spelling} before it is not allowed: {option.refused}"
+        example = self.command.allowed[0].spelling.partition(",")[0]
+        raise self.place.refuse(message, at.position, f"Write: {self.command.name} -- {example} VALUE")
 
-    def check_together(self, given: Sequence[StepOption]) -> None:
-        """No option twice, and none beside one that excludes it."""
+    def check_together(self, given: Sequence[StepOption], at: int) -> None:
+        """No option twice, none beside one that excludes it, and those that the command needs."""
         seen: dict[str, StepOption] = {}
         for each in given:
             if each.option.long in seen:
@@ -219,6 +218,9 @@ class _Reader:
                 raise self.place.refuse(
                     f"--{one} and --{other} exclude each other", seen[other].position, "Use two steps for two filters."
                 )
+        if self.command.needs and seen.keys().isdisjoint(self.command.needs):
+            needed = " or ".join(self.by_long[long].spelling for long in self.command.needs)
+            raise self.place.refuse(f"{self.command.name} needs {needed}", at)
 
     def _find(self, word: Word) -> tuple[Option, str | None]:
         """The option that a word names, and the value that is attached to it."""
