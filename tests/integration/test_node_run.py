@@ -18,12 +18,14 @@ from typing import Any
 import psutil
 import pysam
 import pytest
+from divbase_gateway.domain.regions import Region
 from divbase_gateway.local.bcftools import ensure_bcftools
 from divbase_jobscripts import node
 from divbase_jobscripts.render import IndexScript, QueryScript, node_helper_source
 
 from tests.fakes.node_gateway import SIGNATURE, TOKEN, NodeGateway
 from tests.golden.scripts import CONCAT, INDEX, MERGE, MIXED, SINGLE, render
+from tests.parts import BlockFile, block_file, in_manifest
 from tests.variants import EOF_BLOCK, simulate, vcf_header, vcf_records, write_variants
 
 CONTIGS = {"chr1": 1_000_000, "chr2": 500_000}
@@ -141,6 +143,15 @@ def add_single(gateway: NodeGateway, folder: Path, checksum: str = "sha256", sit
     return file.path
 
 
+def add_single_part(gateway: NodeGateway, folder: Path) -> BlockFile:
+    """The input of SINGLE, of which only the blocks of its region are read."""
+    text = vcf_header(NORTH, CONTIGS) + "\n".join(lines_of(NORTH, 6000)) + "\n"
+    file = block_file(folder / "snps.vcf.gz", text, block=20_000)
+    part = in_manifest(file.part(Region("chr1", 1, 500_000)))
+    gateway.add_input(file.path, samples=["N1", "N3"], part=part)
+    return file
+
+
 def add_two_groups(gateway: NodeGateway, folder: Path) -> None:
     """The inputs of MERGE: of the first only N1 and N3 are kept."""
     for name, samples, kept in (("north", NORTH, ["N1", "N3"]), ("south", SOUTH, None)):
@@ -182,6 +193,28 @@ def test_single(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:
     assert len(expected) > 5
     assert genotypes(records(gateway.outputs["result.vcf.gz"].body, tmp_path / "result.vcf.gz")) == expected
     assert gateway.report["counts"] == {"records": len(expected), "samples": 2}
+
+
+def test_single_from_a_part(run: Run, gateway: NodeGateway, tmp_path: Path, bcftools: Path) -> None:
+    """What is not needed is not read, and the result is that of the whole file; provenance says how much was."""
+    file = add_single_part(gateway, tmp_path)
+    slow = fake_bcftools(tmp_path, bcftools, '[[ "$*" == *QUAL* ]] && sleep 0.3')
+    assert run(SINGLE, "part", bcftools=slow).status == 0
+    of_part = gateway.outputs["result.vcf.gz"].body
+    record = json.loads(gateway.outputs["provenance.json"].body)
+    read = sum(span[1] for span in gateway.inputs[0]["part"]["spans"])
+    assert (record["inputs"][0]["bytes_read"], read < file.size / 2) == (read, True)
+    (staged,) = {told["total"] for told in gateway.bodies("progress") if told["stage"] == "running"}
+    assert 0.9 * read < staged < 1.1 * read
+    gateway.inputs.clear()
+    gateway.add_input(file.path, index=file.index, samples=["N1", "N3"])
+    gateway.claimant = None
+    assert run(SINGLE, "whole").status == 0
+    assert (of_part, gateway.bodies("finish")[-1]["counts"]["records"] > 1000) == (
+        gateway.outputs["result.vcf.gz"].body,
+        True,
+    )
+    assert json.loads(gateway.outputs["provenance.json"].body)["inputs"][0]["bytes_read"] == file.size
 
 
 def test_concat(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:
@@ -456,6 +489,18 @@ def test_input_with_a_broken_block(run: Run, gateway: NodeGateway, tmp_path: Pat
     body[len(body) // 8 : len(body) // 8 + 40] = bytes(40)
     file.path.write_bytes(body)
     gateway.add_input(file.path, index=file.index, samples=["N1"])
+    reason, message = failure(run(SINGLE), gateway)
+    assert (reason, "snps.vcf.gz cannot be read whole" in message) == ("input_corrupt", True), message
+
+
+def test_part_with_a_broken_block(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:
+    """Damage in a block that the node takes as it is, is found by bcftools: no result, and none that is short."""
+    file = add_single_part(gateway, tmp_path)
+    start, length, _, _ = gateway.inputs[0]["part"]["spans"][-1]
+    damaged = [block for block in file.blocks if start < block.start < start + length // 2][-1]
+    body = bytearray(gateway.objects["snps.vcf.gz"])
+    body[damaged.start + 200 : damaged.start + 240] = bytes(40)
+    gateway.objects["snps.vcf.gz"] = bytes(body)
     reason, message = failure(run(SINGLE), gateway)
     assert (reason, "snps.vcf.gz cannot be read whole" in message) == ("input_corrupt", True), message
 
