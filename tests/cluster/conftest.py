@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -18,13 +18,12 @@ collect_ignore_glob = [] if os.environ.get("DIVBASE_CLUSTER") == "1" else ["test
 MakeSite = Callable[..., Site]
 
 
-@pytest.fixture(scope="module")
-def make_site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeSite]:
-    """Brings a site up that its module shares; `make_site(settings=…, database=…, replicas=…)`."""
+@contextmanager
+def _sites(cluster: Cluster, folders: pytest.TempPathFactory) -> Iterator[MakeSite]:
     with ExitStack() as stack:
 
         def make(**options: object) -> Site:
-            site = Site(cluster, tmp_path_factory.mktemp("site"), **options)  # type: ignore[arg-type]
+            site = Site(cluster, folders.mktemp("site"), **options)  # type: ignore[arg-type]
             stack.callback(site.tear_down)
             site.set_up()
             return site
@@ -33,18 +32,27 @@ def make_site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="module")
-def shared_site(make_site: MakeSite) -> Iterator[Site]:
+def make_site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeSite]:
+    """Brings a site up for its module alone; `make_site(settings=…, database=…, replicas=…)`."""
+    with _sites(cluster, tmp_path_factory) as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def shared_site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """In the end the operator's audit finds nothing in all that happened to it."""
-    site = make_site()
-    yield site
-    audit(site)
+    with _sites(cluster, tmp_path_factory) as make:
+        site = make()
+        yield site
+        audit(site)
 
 
 @pytest.fixture
 def site(shared_site: Site) -> Site:
-    """The module's site, in peace: its gateway runs, and no job or command is held."""
+    """The site that most tests share, in peace: its gateway runs, and no job or command is held."""
     shared_site.levers.reset()
     for gateway in shared_site.gateways:
         if gateway.process is None or gateway.process.poll() is not None:
             gateway.start()
+        gateway.turn_page()
     return shared_site

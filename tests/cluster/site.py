@@ -61,10 +61,22 @@ class Replica:
     port: int
     settings: Mapping[str, str]
     process: subprocess.Popen[bytes] | None = None
+    page: int = 0
 
     @property
     def log(self) -> Path:
         return self.folder / f"gateway-{self.port}.log"
+
+    def turn_page(self) -> None:
+        """From here on `words` are those of another test."""
+        self.page = self.log.stat().st_size
+
+    @property
+    def words(self) -> str:
+        """What it has logged in this test."""
+        with self.log.open("rb") as log:
+            log.seek(self.page)
+            return log.read().decode(errors="replace")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -123,6 +135,8 @@ class Site:
     database: str | None = None
     replicas: int = 1
     project: str = field(default_factory=lambda: f"f{secrets.token_hex(4)}")
+    checked: set[str] = field(default_factory=set)
+    """Jobs that a check has looked at, and the names of their attempts: the audit in the end does so again."""
 
     # --- up and down ---------------------------------------------------------------------------------------------
 
@@ -224,8 +238,8 @@ class Site:
 
     @property
     def log(self) -> str:
-        """What all gateways have logged."""
-        return "".join(gateway.log.read_text(errors="replace") for gateway in self.gateways if gateway.log.exists())
+        """What all gateways have logged in this test."""
+        return "".join(gateway.words for gateway in self.gateways)
 
     @contextmanager
     def without_s3(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from divbase_client.models import JobState
+from divbase_client.models import JobDetail, JobState
 
 from tests.cluster.containers import Cluster
 from tests.cluster.disturb import frozen
@@ -32,9 +32,8 @@ def truth(site: Site) -> Iterator[None]:
         ("--partition=nowhere", "nowhere", OPERATOR),
         ("--qos=gold", "Invalid qos specification", OPERATOR),
         ("--mem=900G", "Requested node configuration is not available", "Ask for less memory"),
-        ("--cpus-per-task=4000", "Requested node configuration is not available", "Ask for less memory"),
     ],
-    ids=["account", "partition", "qos", "memory", "cores"],
+    ids=["account", "partition", "qos", "memory"],
 )
 def test_what_slurm_refuses_has_failed_in_its_words(site: Site, option: str, words: str, who: str) -> None:
     """A refusal is an end: SLURM's own words, and who does something about it. Nothing was started, though
@@ -46,6 +45,26 @@ def test_what_slurm_refuses_has_failed_in_its_words(site: Site, option: str, wor
     assert words in str(ended.message)
     assert who in str(ended.message)
     assert [attempt.started_at for attempt in ended.attempts] == [None]
+
+
+def test_more_cores_than_any_node_has(site: Site) -> None:
+    """SLURM refuses; 22.05 takes the job and never starts it, which users are told."""
+    site.levers.before_command("sbatch", 'set -- --cpus-per-task=4000 "$@"')
+    job = site.submit()
+    seen = wait_for(lambda: _refused_or_stuck(site, job), "a refusal, or a job that is stuck")
+    if seen.state is JobState.FAILED:
+        assert seen.reason == "submission_refused"
+        assert "Requested node configuration is not available" in str(seen.message)
+        assert "Ask for less memory" in str(seen.message)
+    else:
+        assert "the site's operator must look at it" in str(seen.stuck)
+        site.user.jobs.cancel(site.project, job)
+        assert site.reaches(job, JobState.CANCELLED).started_at is None
+
+
+def _refused_or_stuck(site: Site, job: str) -> JobDetail | None:
+    seen = site.job(job)
+    return seen if seen.state is JobState.FAILED or seen.stuck else None
 
 
 def test_limit_of_a_qos_on_submissions(site: Site, cluster: Cluster) -> None:

@@ -45,19 +45,22 @@ def runs_of(site: Site) -> list[Run]:
 
 
 def check(site: Site, *, lost: int = 0) -> list[JobDetail]:
-    """Wait for the end of all jobs of the site and look at each; returns them, newest first.
+    """Wait for the end of all jobs of the site and look at each that no earlier test has looked at; returns these,
+    newest first.
 
     Args:
         lost: how many the test itself has made LOST; there may be no other.
     """
-    jobs = [site.job(job.id) for job in wait_for(lambda: _all_ended(site), "the end of all jobs", 2 * PATIENCE_S)]
-    runs = wait_for(lambda: _ended_runs(site), "the end of all runs", PATIENCE_S)
+    ended = wait_for(lambda: _all_ended(site), "the end of all jobs", 2 * PATIENCE_S)
+    jobs = [site.job(job.id) for job in ended if job.id not in site.checked]
     named = {attempt.slurm_name: job for job in jobs for attempt in job.attempts}
+    runs = [run for run in wait_for(lambda: _ended_runs(site), "the end of all runs") if run.name not in site.checked]
     assert [run for run in runs if run.name not in named] == [], "runs that no job knows of"
     for job in jobs:
         _check_runs(job, [run for run in runs if named[run.name].id == job.id])
     assert sum(job.state is JobState.LOST for job in jobs) == lost, [describe(job) for job in jobs]
     _check_results(site, [job for job in jobs if job.state is JobState.SUCCEEDED and job.kind == "query"])
+    site.checked.update(named, (job.id for job in jobs))
     return jobs
 
 
