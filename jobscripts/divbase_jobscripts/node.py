@@ -1243,6 +1243,8 @@ class Process(object):
                 self.materialise = True
             else:
                 raise ValueError("unknown option %s" % option)
+        # The result is what it prints, where it is not told to write it.
+        self.prints_result = self.output is not None and self.output.encode("utf-8") not in self.argv
         self.level = 0
         self.popen = None
         self.status = None
@@ -1326,6 +1328,7 @@ class Pipeline(object):
         self.processes = processes
         self.by_id = {process.id: process for process in processes}
         self.ends = {}  # id of a process -> the descriptor to read its output from
+        self.text = None  # the result that is being printed
 
     def run(self):
         try:
@@ -1334,6 +1337,8 @@ class Pipeline(object):
                 for process in current:
                     self.start(process)
                 self.watch(current)
+                if self.text is not None:
+                    self.text.close()
                 self.judge()
                 for process in current:
                     if process.materialise:
@@ -1346,7 +1351,7 @@ class Pipeline(object):
         writing_end = self.output_of(process)
         try:
             process.popen = start_bcftools(
-                process.argv + inputs,
+                with_inputs(process.argv, inputs),
                 cwd=self.job.scratch,
                 stdin=standard_input,
                 stdout=writing_end,
@@ -1370,6 +1375,9 @@ class Pipeline(object):
         return names, subprocess.DEVNULL, passed
 
     def output_of(self, process):
+        if process.prints_result:
+            self.text = Text(self.job.path(process.output))
+            return self.text.writing_end
         if process.output is not None:
             return subprocess.DEVNULL  # it writes the file itself
         if process.materialise:
@@ -1444,6 +1452,44 @@ class Pipeline(object):
         return sum(input_bytes_read(process, folder, self.job) for process in self.processes if process.popen)
 
 
+class Text(object):
+    """What the last process prints, on its way to a file: bcftools does not notice when it cannot be written."""
+
+    def __init__(self, path):
+        self.path = path
+        self.lines = 0
+        self.failure = None
+        reading_end, self.writing_end = os.pipe()
+        self.thread = threading.Thread(target=self.copy, args=(reading_end,))
+        self.thread.daemon = True
+        self.thread.start()
+
+    def copy(self, reading_end):
+        try:
+            with os.fdopen(reading_end, "rb", 0) as source, open(self.path, "wb", 0) as target:
+                for data in iter(lambda: source.read(1 << 16), b""):
+                    while data:
+                        written = target.write(data)
+                        self.lines += data[:written].count(b"\n")
+                        data = data[written:]
+        except OSError as exc:
+            self.failure = exc
+
+    def close(self):
+        """To be called when the process has ended: raises what kept its text from the file."""
+        self.thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+
+def with_inputs(argv, inputs):
+    """The words of a process with the names of what it reads: last, or before the `--` of a plugin (+fill-tags)."""
+    if argv[0].startswith(b"+"):
+        at = argv.index(b"--")
+        return argv[:at] + inputs + argv[at:]
+    return argv + inputs
+
+
 def materialised(process):
     return "tmp/%s.bcf" % process.id
 
@@ -1501,6 +1547,7 @@ FULL_WORDS = re.compile(r"No space left on device|Disk quota exceeded", re.I)
 UNWRITTEN_WORDS = re.compile(
     r"write failed|cannot write|failed to write|write error|close failed|failed to create", re.I
 )
+NO_PLUGIN_WORDS = re.compile(r"Could not load \"|unrecognized command 'plugin'")
 MEMORY_WORDS = re.compile(r"Cannot allocate memory|Out of memory|bad_alloc", re.I)
 
 
@@ -1523,6 +1570,12 @@ def process_failure(job, argv, status, words):
     keys = [e["key"] for e in job.manifest.get("inputs", []) if os.fsencode(input_word(e)) in argv]
     if keys and DAMAGED_WORDS.search(words):
         return Failed("input_corrupt", "%s cannot be read whole. bcftools says: %s" % (keys[0], said))
+    if NO_PLUGIN_WORDS.search(words):
+        return Failed(
+            "bcftools_failed",
+            "The bcftools of %s has no plugin for %s. The site's administrator installs it, or sets BCFTOOLS_PLUGINS "
+            "in the script's prologue. bcftools says: %s" % (socket.gethostname(), command, said),
+        )
     if status < 0:
         outcome = "was ended by signal %d" % -status
     else:
@@ -1555,7 +1608,7 @@ def shown_command(argv):
 
 
 def run(job):
-    """Runs the pipeline; then the result is checked, indexed and counted."""
+    """Runs the pipeline; then the result is checked, indexed (if it is no text) and counted."""
     started = time.monotonic()
     raise_open_files()
     for name in ("tmp", "out"):
@@ -1565,22 +1618,20 @@ def run(job):
     total = sum(os.path.getsize(staged_path(job, entry)) for entry in job.manifest["inputs"])
     with Progress(job.desk, "running", total, pipeline.bytes_read):
         pipeline.run()
-    result = processes[-1].output
-    require_result(job, result)
-    build_index(job, result, result + ".csi")
+    counts = {"lines": pipeline.text.lines} if pipeline.text is not None else complete(job, processes[-1].output)
     job.state["commands"] = [shown_argv(process) for process in processes]
-    job.state["counts"] = {"records": count_records(job, result), "samples": count_samples(job, result)}
+    job.state["counts"] = counts
     job.record_time("running_s", started)
     job.state.save()
-    say(
-        "ran: %d processes in %.1f s; %d records, %d samples"
-        % (
-            len(processes),
-            job.state["timings"]["running_s"],
-            job.state["counts"]["records"],
-            job.state["counts"]["samples"],
-        )
-    )
+    counted = ", ".join("%d %s" % (counts[name], name) for name in sorted(counts))
+    say("ran: %d processes in %.1f s; %s" % (len(processes), job.state["timings"]["running_s"], counted))
+
+
+def complete(job, result):
+    """Checks and indexes a result of records, and counts what is in it."""
+    require_result(job, result)
+    build_index(job, result, result + ".csi")
+    return {"records": count_records(job, result), "samples": count_samples(job, result)}
 
 
 def shown_argv(process):
@@ -1670,7 +1721,8 @@ def push(job, path):
             send(job, "index", path, progress)
         else:
             send(job, "result", path, progress)
-            send(job, "index", path + ".csi", progress)
+            if os.path.exists(job.path(path + ".csi")):  # text has none
+                send(job, "index", path + ".csi", progress)
             job.record_time("pushing_s", started)
             record = json.dumps(provenance(job), indent=1, sort_keys=True).encode("utf-8")
             write_private(job.path("out", "provenance.json"), record)

@@ -78,6 +78,11 @@ class QueryScript:
     result: str
     prologue: tuple[str, ...] = ()
 
+    @property
+    def prints_result(self) -> bool:
+        """Whether the result is text that the last process prints: it is not told to write it."""
+        return bool(self.processes) and self.result not in self.processes[-1].argv
+
 
 @dataclass(frozen=True)
 class IndexScript:

@@ -50,7 +50,7 @@ def cut(number: int) -> tuple[str, ...]:
 
 def query(keys: tuple[str, ...], *processes: ScriptProcess, **more: tuple[str, ...]) -> QueryScript:
     inputs = tuple(ScriptInput(number, key) for number, key in enumerate(keys, start=1))
-    return QueryScript(HEADER, inputs, processes, "out/result.vcf.gz", **more)
+    return QueryScript(HEADER, inputs, processes, processes[-1].output or "", **more)
 
 
 SINGLE = query(
@@ -82,6 +82,31 @@ MIXED = query(
     ScriptProcess("all", ("merge", "--no-index", "--no-version", "-Ou"), sources=("c1", "f3")),
     WRITE,
 )
+FILLED = query(
+    ("north.vcf.gz", "south.vcf.gz"),
+    view(1, *cut(1)),
+    view(2),
+    ScriptProcess("m", ("merge", "--no-index", "--no-version", "-Ou"), sources=("f1", "f2")),
+    ScriptProcess(
+        "a1",
+        ("+fill-tags", "--no-version", "-Oz3", "-o", "out/result.vcf.gz", "--", "--tags", "AF,AN"),
+        sources=("m",),
+        output="out/result.vcf.gz",
+    ),
+)
+TABLE = query(
+    ("north.vcf.gz", "south.vcf.gz"),
+    view(1, *cut(1)),
+    view(2),
+    ScriptProcess("m", ("merge", "--no-index", "--no-version", "-Ou"), sources=("f1", "f2")),
+    ScriptProcess("a1", (*VIEW, "--min-ac", "2"), sources=("m",)),
+    ScriptProcess(
+        "a2",
+        ("query", "--format", r"%CHROM\t%POS\t%AC\t%AN[\t%GT]\n"),
+        sources=("a1",),
+        output="out/result.tsv",
+    ),
+)
 INDEX = IndexScript(HEADER, ScriptInput(1, "new.vcf.gz"))
 
 SCRIPTS: dict[str, QueryScript | IndexScript] = {
@@ -89,6 +114,8 @@ SCRIPTS: dict[str, QueryScript | IndexScript] = {
     "query_concat": CONCAT,
     "query_merge": MERGE,
     "query_mixed": MIXED,
+    "query_filled": FILLED,
+    "query_table": TABLE,
     "index": INDEX,
 }
 

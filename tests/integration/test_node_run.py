@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from divbase_jobscripts import node
 from divbase_jobscripts.render import IndexScript, QueryScript, node_helper_source
 
 from tests.fakes.node_gateway import SIGNATURE, TOKEN, NodeGateway
-from tests.golden.scripts import CONCAT, INDEX, MERGE, MIXED, SINGLE, render
+from tests.golden.scripts import CONCAT, FILLED, INDEX, MERGE, MIXED, SINGLE, TABLE, render
 from tests.parts import BlockFile, block_file, in_manifest
 from tests.variants import EOF_BLOCK, simulate, vcf_header, vcf_records, write_variants
 
@@ -271,6 +271,83 @@ def test_empty_result_is_a_result(run: Run, gateway: NodeGateway, tmp_path: Path
     add_single(gateway, tmp_path, sites=0)
     assert run(SINGLE).status == 0
     assert gateway.report["counts"] == {"records": 0, "samples": 2}
+
+
+def has_plugin(bcftools: Path) -> bool:
+    done = subprocess.run([bcftools, "plugin", "-l"], capture_output=True, text=True, check=False)
+    return "fill-tags" in done.stdout.split()
+
+
+def with_last(script: QueryScript, *argv: str) -> QueryScript:
+    """The same script with other words for its last process."""
+    last = replace(script.processes[-1], argv=argv)
+    return replace(script, processes=(*script.processes[:-1], last))
+
+
+def test_table(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:
+    """What the last process prints is the result: no index is made, and its lines are counted."""
+    add_two_groups(gateway, tmp_path)
+    ended = run(TABLE)
+    assert (ended.status, ended.left_behind) == (0, [])
+    expected = []
+    for contig, position, calls in genotypes(lines_of(["N1", "N3", *SOUTH], 50)):
+        alleles = [allele for call in calls for allele in call.split("/") if allele != "."]
+        if alleles.count("1") >= 2:
+            expected.append("\t".join([contig, position, str(alleles.count("1")), str(len(alleles)), *calls]))
+    assert gateway.outputs["result.tsv"].body.decode().splitlines() == expected
+    assert {name: output.role for name, output in gateway.outputs.items()} == {
+        "result.tsv": "result",
+        "provenance.json": "provenance",
+        "job.log": "log",
+    }
+    assert gateway.report["counts"] == {"lines": len(expected)}
+    record = json.loads(gateway.outputs["provenance.json"].body)
+    assert record["commands"][-1]["argv"] == ["bcftools", *TABLE.processes[-1].argv]
+    assert [output["name"] for output in record["outputs"]] == ["result.tsv"]
+
+
+def test_empty_table_is_a_result(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:
+    """No line is an answer too."""
+    add_two_groups(gateway, tmp_path)
+    assert run(with_last(TABLE, "query", "--include", "POS<0", "--format", r"%POS\n")).status == 0
+    assert (gateway.outputs["result.tsv"].body, gateway.report["counts"]) == (b"", {"lines": 0})
+
+
+def test_two_runs_of_statistics_give_equal_bytes(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:
+    """Tables of bcftools stats name the command, and no path or date of the run."""
+    add_two_groups(gateway, tmp_path)
+    script = with_last(TABLE, "stats", "--samples", "-")
+    assert run(script, "first").status == 0
+    first = gateway.outputs["result.tsv"].body
+    gateway.claimant = None
+    assert run(script, "second").status == 0
+    assert gateway.outputs["result.tsv"].body == first
+    assert b"# The command line was:\tbcftools stats  --samples - -\n" in first
+
+
+def test_failed_print_is_no_result(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:
+    """A table whose process fails is not sent, however much of it was printed."""
+    add_two_groups(gateway, tmp_path)
+    reason, message = failure(run(with_last(TABLE, "query", "--format", r"%POS\t%NOTHING\n")), gateway)
+    assert reason == "bcftools_failed"
+    assert "NOTHING" in message
+
+
+def test_tags_of_all_files_together(run: Run, gateway: NodeGateway, tmp_path: Path, bcftools: Path) -> None:
+    """+fill-tags counts every sample of the merged stream; where the plugin is missing, the job says so."""
+    add_two_groups(gateway, tmp_path)
+    ended = run(FILLED)
+    if not has_plugin(bcftools):
+        reason, message = failure(ended, gateway)
+        assert reason == "bcftools_failed"
+        assert "has no plugin for bcftools +fill-tags" in message
+        pytest.skip("this bcftools has no plugins: only the failure was seen")
+    assert ended.status == 0
+    for line in records(gateway.outputs["result.vcf.gz"].body, tmp_path / "result.vcf.gz"):
+        info = dict(item.split("=") for item in line.split("\t")[7].split(";"))
+        alleles = [allele for cell in line.split("\t")[9:] for allele in cell.split(":")[0].split("/") if allele != "."]
+        assert int(info["AN"]) == len(alleles)
+        assert float(info["AF"]) == pytest.approx(alleles.count("1") / len(alleles) if alleles else 0, rel=1e-4)
 
 
 # --- what is left behind and what is reported ----------------------------------------------------------------------

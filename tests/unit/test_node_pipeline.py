@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,6 +89,43 @@ def test_reader_of_a_file_waits_for_it() -> None:
     assert [each.level for each in processes] == [0, 0, 0, 1, 1, 1, 1]
 
 
+def test_inputs_of_a_plugin_stand_before_its_own_options() -> None:
+    """bcftools gives what follows -- to the plugin, which would take a file name for a mistake."""
+    assert node.with_inputs([b"+fill-tags", b"-Ou", b"--", b"--tags", b"AF"], [b"-"]) == [
+        b"+fill-tags", b"-Ou", b"-", b"--", b"--tags", b"AF",
+    ]  # fmt: skip
+    assert node.with_inputs([b"view", b"--include", b"--"], [b"-"]) == [b"view", b"--include", b"--", b"-"]
+
+
+def test_what_is_printed_is_the_result_only_where_no_argument_names_it() -> None:
+    """A process that is told the path writes the file itself."""
+    told = node.Process([b"out", b"--output", b"out/r", b"--", b"view", b"-o", b"out/r"])
+    assert (told.prints_result, process("out", output="out/r").prints_result, process("f1").prints_result) == (
+        False, True, False,
+    )  # fmt: skip
+
+
+def print_to(path: Path, data: bytes) -> Any:
+    text = node.Text(str(path))
+    os.write(text.writing_end, data)
+    os.close(text.writing_end)
+    text.close()
+    return text
+
+
+def test_printed_text_is_kept_whole(tmp_path: Path) -> None:
+    """Every byte arrives, and lines are counted over the borders of what is read at once."""
+    data = b"a line\n" * 5000
+    assert print_to(tmp_path / "r", data).lines == 5000
+    assert (tmp_path / "r").read_bytes() == data
+
+
+def test_text_that_cannot_be_written_is_a_failure() -> None:
+    """bcftools would end with status 0 on a full disk."""
+    with pytest.raises(OSError, match="No space left"):
+        print_to(Path("/dev/full"), b"a line\n")
+
+
 def test_writer_that_lost_its_reader_is_not_blamed() -> None:
     """SIGPIPE is a consequence: the message names the reader that failed."""
     writer, reader = ended(process("f1"), -signal.SIGPIPE), ended(process("out", "f1", output="x"), 2, "bad expression")
@@ -144,6 +182,7 @@ def test_words_of_a_process_are_bounded(capfd: pytest.CaptureFixture[str]) -> No
         ("", -signal.SIGKILL, "out_of_memory"),
         ("[E::bgzf_read_block] Failed to read", 255, "input_corrupt"),
         ("Error: wrong number of fields", 255, "bcftools_failed"),
+        ('Could not load "fill-tags".', 255, "bcftools_failed"),
     ],
 )
 def test_reason_of_a_failed_process(words: str, status: int, reason: str) -> None:

@@ -206,8 +206,8 @@ def test_every_argument_reaches_bcftools_unchanged(key: str, first: list[str], s
     """User text reaches a process only as the argument that it was, through template, bash and helper."""
     processes = (
         ScriptProcess("f1", ("first", *first)),
-        ScriptProcess("out", ("second", *second), sources=("f1",), output="out/x"),
+        ScriptProcess("out", ("second", "out/x", *second), sources=("f1",), output="out/x"),
     )
     with tempfile.TemporaryDirectory() as folder:
         found = argv_after_bash(render_query(replace(with_key(key), processes=processes)), Path(folder))
-    assert found == {"first": ["first", *first], "second": ["second", *second, "-"]}
+    assert found == {"first": ["first", *first], "second": ["second", "out/x", *second, "-"]}

@@ -87,7 +87,7 @@ VIEW = Command("view", tuple(_after(option) for option in VIEW_OPTIONS), EXCLUSI
 # --- +fill-tags ------------------------------------------------------------------------------------------------------
 
 GENOTYPE_TAGS = ("AN", "AC", "AC_Hom", "AC_Het", "AC_Hemi", "AF", "MAF", "NS", "HWE", "ExcHet", "F_MISSING")
-"""They count genotypes, and are 0 without any."""
+"""They are counted from genotypes: without any they stay away, or are 0, and bcftools does not say so."""
 TAGS = (*GENOTYPE_TAGS, "VAF", "VAF1", "END", "TYPE")
 
 

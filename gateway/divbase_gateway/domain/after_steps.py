@@ -48,7 +48,7 @@ class AfterSteps:
 
     @property
     def counts_genotypes(self) -> ReadStep | None:
-        """The first step whose tags would be wrong, and not missing, if there were no genotypes."""
+        """The first step whose tags are counted from genotypes."""
         return next((step for step in self.steps if _counts_genotypes(step)), None)
 
 
@@ -99,5 +99,5 @@ def _counts_genotypes(step: ReadStep) -> bool:
 def _removes_genotypes(step: ReadStep) -> bool:
     removed = step.value("remove")
     items = [item for item in read_removed(removed) if item[1] == "FORMAT" and item[2]] if removed else []
-    names = {name for _, _, name in items}
-    return step.has("drop-genotypes") or bool(items and items[0][0] != ("GT" in names))
+    named = "GT" in {name for _, _, name in items}
+    return step.has("drop-genotypes") or bool(items and named is not items[0][0])  # all are named to be kept, or to go

@@ -185,7 +185,7 @@ def _lay_out(groups: Sequence[Group], asked: ChosenSamples) -> _Layout:
 
 
 def _check_genotypes(steps: Steps, after: AfterSteps, samples: Sequence[str]) -> None:
-    """Without genotypes +fill-tags would write zeros over the counts that a file brings."""
+    """Without genotypes +fill-tags fills in nothing, or F_MISSING=0, and does not say so."""
     step = after.counts_genotypes
     if step is not None and (steps.drops_genotypes or not samples):
         why = "the steps of --command drop them (-G)" if samples else "the files have no samples"
