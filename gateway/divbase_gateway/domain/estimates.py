@@ -25,6 +25,8 @@ READER_MB = 2
 """An open input; 1.3 MB were measured."""
 SAMPLE_BYTES = 20_000
 """Per sample of the result: its name and its share of the buffered records."""
+RECORDS_GROWTH, TEXT_GROWTH = 1.5, 20
+"""Bytes of the result for each byte of compressed input that is worked through; nothing compresses text."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,15 @@ class Estimate:
     scratch_mb: int
 
 
-def estimate(inputs: Sequence[PlannedInput], processes: Sequence[Process], samples: int, share: float) -> Estimate:
+def estimate(
+    inputs: Sequence[PlannedInput], processes: Sequence[Process], samples: int, share: float, *, text: bool = False
+) -> Estimate:
     """Costs of a plan.
 
     Args:
         samples: of the result.
         share: of the inputs' records that lie on the contigs asked for, 0 to 1. No more is worked through than is read.
+        text: whether the result is text.
     """
     total = sum(entry.size + entry.index.size for entry in inputs)
     needed = sum(entry.bytes_needed for entry in inputs)
@@ -53,7 +58,8 @@ def estimate(inputs: Sequence[PlannedInput], processes: Sequence[Process], sampl
     seconds = needed / TRANSFER_RATE + worked / WORK_RATE * (1.5 if stored else 1)
     memory = 256 + PROCESS_MB * len(processes) + READER_MB * len(inputs) + samples * SAMPLE_BYTES / MIB
     copies = 2 * worked if stored else 0  # level 1 is up to twice the size of level 6
-    scratch = 256 + (needed + copies + 1.5 * worked) / MIB
+    result = worked * (TEXT_GROWTH if text else RECORDS_GROWTH)
+    scratch = 256 + (needed + copies + result) / MIB
     return Estimate(
         bytes_total=total,
         bytes_needed=needed,

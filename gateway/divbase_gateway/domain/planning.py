@@ -206,7 +206,7 @@ def _assemble(
     _check_genotypes(steps, after, layout.samples)
     processes = build_processes(groups, layout.numbered, steps, kind, after, output)
     inputs = tuple(_planned_input(entry, layout.group_of, places) for entry in layout.numbered)
-    cost = estimate(inputs, processes, len(layout.samples), _share(layout.numbered))
+    cost = estimate(inputs, processes, len(layout.samples), _share(layout.numbered), text=output.format.is_text)
     dropped, warnings = _dropped(asked, layout.samples, chosen.files)
     plan = Plan(
         inputs=inputs,

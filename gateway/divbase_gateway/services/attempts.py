@@ -18,6 +18,7 @@ from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.domain.checksums import etag_of_parts
 from divbase_gateway.domain.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 from divbase_gateway.domain.jobs import JobState
+from divbase_gateway.domain.queries import OutputFormat
 from divbase_gateway.ports import Audience, ObjectStore, Part, PresignedRequest
 from divbase_gateway.services.jobs import set_state
 from divbase_gateway.services.plans import index_plan_of, query_plan_of
@@ -238,7 +239,8 @@ def output_keys(job: JobRow) -> dict[str, str]:
     if job.kind == "index":
         return {"index": str(job.plan["output_key"]), **log}
     result = f"{folder}/{job.plan['output_name']}"
-    return {"result": result, "index": f"{result}.csi", "provenance": f"{folder}/provenance.json", **log}
+    index = {} if OutputFormat(job.plan["output"]).is_text else {"index": f"{result}.csi"}
+    return {"result": result, **index, "provenance": f"{folder}/provenance.json", **log}
 
 
 def announce_output(

@@ -14,6 +14,7 @@ from typing import Any
 from divbase_gateway.db.models import JobRow
 from divbase_gateway.domain.errors import Conflict, NotFound
 from divbase_gateway.domain.ids import new_id
+from divbase_gateway.domain.queries import OutputFormat
 from divbase_gateway.ports import Audience, ObjectStore
 from divbase_gateway.services.attempts import output_key, output_keys, provenance_of, signed_inputs
 from divbase_gateway.services.policy import JobPolicy
@@ -27,6 +28,9 @@ _WORTH_PARTS = 256 * _MIB
 
 _GROWTH = 4
 """How much larger than its inputs a result may be: merged genotypes and a faster compression level, with room."""
+
+_TEXT_GROWTH = 10
+"""How much larger again one that is text may be, which nothing compresses."""
 
 _MOST_PARTS = 128
 _LARGEST_PART = 5 * 1024 * _MIB  # S3's
@@ -69,7 +73,8 @@ def sign(job: JobRow, number: int, store: ObjectStore, policy: JobPolicy) -> Sig
         role: {"request": put(key, metadata)} for role, key in output_keys(job).items()
     }
     uploads = []
-    part_size, count = parts_for(int(job.plan.get("bytes_total") or 0), policy.part_size)
+    larger = _TEXT_GROWTH if job.kind == "query" and OutputFormat(job.plan["output"]).is_text else 1
+    part_size, count = parts_for(larger * int(job.plan.get("bytes_total") or 0), policy.part_size)
     if count and job.kind == "query":
         key = output_key(job, "result")
         upload = store.start_multipart(bucket, key, metadata)
