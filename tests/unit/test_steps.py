@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-
 import pytest
 from divbase_gateway.domain.errors import InvalidStep
 from divbase_gateway.domain.options import check_expression, reads_sites_only
 from divbase_gateway.domain.regions import Region, parse_regions, sort_by_contig
 from divbase_gateway.domain.steps import parse_steps
-from divbase_gateway.domain.view_options import VIEW_OPTIONS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -218,30 +213,3 @@ def test_regions_are_ordered_by_contig() -> None:
     """Regions follow the contigs, keep their order on one contig, and leave out contigs that are not there."""
     regions = parse_regions("3:1-2,1:50-60,1:5-6,9")
     assert sort_by_contig(regions, ["1", "2", "3"]) == parse_regions("1:50-60,1:5-6,3:1-2")
-
-
-def real_view_options() -> dict[str, tuple[str, bool]]:
-    """Long name -> (letter, whether a value follows), read from the usage text of the installed bcftools."""
-    code = "import pysam.bcftools as b\ntry:\n    b.view('--help')\nexcept Exception as exc:\n    print(exc)"
-    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    row = re.compile(r"\s+(?:-(\w)(?:/(\w))?,)?\s+--([\w-]+)(?:/--([\w-]+))?( [^ ]+)?")
-    found: dict[str, tuple[str, bool]] = {}
-    for line in text.encode().decode("unicode_escape").splitlines():
-        if match := row.match(line):
-            for letter, name in ((match[1], match[3]), (match[2], match[4])):
-                if name:
-                    found[name] = (letter or "", match[5] is not None)
-    return found
-
-
-def test_every_row_of_the_allow_list_is_an_option_of_the_real_bcftools() -> None:
-    """Names, letters and whether a value follows are those of `bcftools view`, and no option of it is forgotten."""
-    ours = {option.long: (option.short, option.takes_value) for option in VIEW_OPTIONS if option.long != "output-file"}
-    ours["samples"] = ("s", True)  # in a step it stands alone and only marks the place
-    assert ours == real_view_options()
-
-
-def test_every_row_either_refuses_or_checks_its_value() -> None:
-    """No allowed option takes a value that nobody looks at."""
-    for option in VIEW_OPTIONS:
-        assert (option.check is not None) == (option.takes_value and option.refused is None), option.long

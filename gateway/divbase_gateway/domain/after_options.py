@@ -232,7 +232,7 @@ ANNOTATE = Command(
         refused("keep-sites", "k", "it goes with -i and -e, which are not allowed here"),
         refused("samples", "s", _SAMPLES, takes_value=True),
         refused("samples-file", "S", _SAMPLES, takes_value=True),
-        refused("force", "f", _FORCE),
+        refused("force", "", _FORCE),
         refused("verbosity", "v", _SILENT, takes_value=True),
         *_PLACES,
         *_NO_TARGETS,
