@@ -48,7 +48,7 @@ def test_what_slurm_refuses_has_failed_in_its_words(site: Site, option: str, wor
 
 
 def test_more_cores_than_any_node_has(site: Site) -> None:
-    """SLURM refuses; 22.05 takes the job and never starts it, which users are told."""
+    """SLURM refuses; some releases take the job and never start it, which users are told."""
     site.levers.before_command("sbatch", 'set -- --cpus-per-task=4000 "$@"')
     job = site.submit()
     seen = wait_for(lambda: _refused_or_stuck(site, job), "a refusal, or a job that is stuck")
