@@ -1,4 +1,4 @@
-"""Tests on a real SLURM are collected only where DIVBASE_CLUSTER=1 asks for them (`make test-cluster`); sites for those
+"""Tests on a real SLURM are collected only where DIVBASE_CLUSTER=1 asks for them (`make test`); sites for those
 of them that need a gateway, S3 and a database as well."""
 
 from __future__ import annotations
