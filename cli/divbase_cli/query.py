@@ -19,20 +19,28 @@ if TYPE_CHECKING:
 
 app = group("query", "Ask a question over many files: plan it, run it, or see its script.")
 
-Format = Literal["vcf.gz", "bcf"]
+Format = Literal["vcf.gz", "bcf", "tsv", "stats"]
 Where = Annotated[str | None, typer.Option(help="Choose samples by metadata, e.g. 'Area:North,West;Year:>=2000'.")]
 Samples = Annotated[str | None, typer.Option(help="Choose samples by name, with commas between.")]
 SamplesFile = Annotated[Path | None, typer.Option(help="Choose samples by a file: one a line, # for comments.")]
 AllSamples = Annotated[bool, typer.Option("--all-samples", help="Choose all samples.")]
-Steps = Annotated[str, typer.Option("--command", "-c", help="bcftools steps, ; between them.")]
+Steps = Annotated[str, typer.Option("--command", "-c", help="bcftools steps for each file, ; between them.")]
+After = Annotated[
+    str, typer.Option(help="Steps for all files together: view, +fill-tags, norm, annotate; last query or stats.")
+]
 Globs = Annotated[
     list[str] | None,
     typer.Option(
         "--files", help="Key or glob of input files; repeatable; all if left out.", autocompletion=complete_keys
     ),
 ]
-OutputFormat = Annotated[Format, typer.Option("--output", "-O", help="Format of the result.", case_sensitive=False)]
-Level = Annotated[int, typer.Option(help="Compression level of the result.", min=0, max=9)]
+OutputFormat = Annotated[
+    Format | None,
+    typer.Option(
+        "--output", "-O", help="Format of the result: what the steps give, else vcf.gz.", case_sensitive=False
+    ),
+]
+Level = Annotated[int | None, typer.Option(help="Compression level of the result; 3 if left out.", min=0, max=9)]
 Name = Annotated[str, typer.Option(help="Name of the result, without its ending.")]
 
 _EXAMPLE = "--where 'Area:North;Sex:F' --command 'view -r 21:15000000-25000000; view -i \"QUAL>30\"'"
@@ -44,9 +52,10 @@ def make_query(
     samples_file: Path | None,
     all_samples: bool,
     command: str,
+    after: str,
     files: list[str] | None,
-    output: Format,
-    level: int,
+    output: Format | None,
+    level: int | None,
     name: str,
 ) -> Query:
     """The wire query of the options. Raises UsageError unless exactly one option chooses the samples."""
@@ -63,8 +72,9 @@ def make_query(
         samples=names,
         all_samples=all_samples,
         command=command,
+        after=after,
         files=files or [],
-        output=OutputFormat(output),
+        output=OutputFormat(output) if output else None,
         level=level,
         name=name,
     )
@@ -132,13 +142,14 @@ def plan(
     samples_file: SamplesFile = None,
     all_samples: AllSamples = False,
     command: Steps = "view",
+    after: After = "",
     files: Globs = None,
-    output: OutputFormat = "vcf.gz",
-    level: Level = 3,
+    output: OutputFormat = None,
+    level: Level = None,
     name: Name = "result",
 ) -> None:
     """Show what a query would do and need; nothing is submitted."""
-    query = make_query(where, samples, samples_file, all_samples, command, files, output, level, name)
+    query = make_query(where, samples, samples_file, all_samples, command, after, files, output, level, name)
     print_plan(session, session.client.queries.plan(session.project, query))
 
 
@@ -150,13 +161,14 @@ def script(
     samples_file: SamplesFile = None,
     all_samples: AllSamples = False,
     command: Steps = "view",
+    after: After = "",
     files: Globs = None,
-    output: OutputFormat = "vcf.gz",
-    level: Level = 3,
+    output: OutputFormat = None,
+    level: Level = None,
     name: Name = "result",
 ) -> None:
     """Print the batch script that a query would become; nothing is submitted."""
-    query = make_query(where, samples, samples_file, all_samples, command, files, output, level, name)
+    query = make_query(where, samples, samples_file, all_samples, command, after, files, output, level, name)
     text = session.client.queries.script(session.project, query)
     if session.output.as_json:
         session.output.json({"script": text})
@@ -170,6 +182,7 @@ def script(
     example=[
         f"divbase query run {_EXAMPLE} --wait",
         "divbase query run --all-samples -c 'view -r 21:1-500000' --download .",
+        "divbase query run --all-samples --after 'norm -m -any; query -f \"%CHROM\\t%POS\\t%ALT[\\t%GT]\\n\"' --wait",
     ],
 )
 def run(
@@ -179,9 +192,10 @@ def run(
     samples_file: SamplesFile = None,
     all_samples: AllSamples = False,
     command: Steps = "view",
+    after: After = "",
     files: Globs = None,
-    output: OutputFormat = "vcf.gz",
-    level: Level = 3,
+    output: OutputFormat = None,
+    level: Level = None,
     name: Name = "result",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; the exit code tells.")] = False,
     download: Annotated[
@@ -197,7 +211,7 @@ def run(
     Where an earlier job of the project has read the same versions of the same files in the same way, its result is the
     answer, at once.
     """
-    query = make_query(where, samples, samples_file, all_samples, command, files, output, level, name)
+    query = make_query(where, samples, samples_file, all_samples, command, after, files, output, level, name)
     job = session.client.jobs.submit(session.project, query, fresh=fresh)
     if job.plan:
         _warn(session, job.plan)

@@ -396,24 +396,29 @@ class SampleList(Answer):
 class OutputFormat(StrEnum):
     VCF_GZ = "vcf.gz"
     BCF = "bcf"
+    TSV = "tsv"
+    STATS = "stats"
 
 
 class Query(Wire):
     """A question. Exactly one of `where`, `samples`, `all_samples` chooses the samples.
 
     Attributes:
-        command: bcftools steps, `;` between them, e.g. `view -r 21:15000000-25000000; view -i "QUAL>30"`.
+        command: bcftools steps for each file, `;` between them, e.g. `view -r 21:15000000-25000000; view -i "QUAL>30"`.
+        after: steps for all files together, e.g. `+fill-tags -- -t AF; view -q 0.05`; empty for none.
         files: keys or globs; empty for every usable variant file of the project.
-        level: compression level of the result, 0 to 9.
+        output: None for what the steps give: `tsv` after a last `query`, `stats` after `stats`, else `vcf.gz`.
+        level: compression level of a result that is compressed, 0 to 9; None for 3.
     """
 
     where: str | None = None
     samples: list[str] | None = None
     all_samples: bool = False
     command: str = "view"
+    after: str = ""
     files: list[str] = Field(default_factory=list)
-    output: OutputFormat = OutputFormat.VCF_GZ
-    level: int = Field(default=3, ge=0, le=9)
+    output: OutputFormat | None = None
+    level: int | None = Field(default=None, ge=0, le=9)
     name: str = "result"
 
 

@@ -49,8 +49,9 @@ def request_of(body: models.Query) -> QueryRequest:
     return QueryRequest(
         selection=Selection(where=body.where, samples=tuple(body.samples or ()), all_samples=body.all_samples),
         command=body.command,
+        after=body.after,
         files=tuple(body.files),
-        output=OutputFormat(body.output),
+        output=OutputFormat(body.output) if body.output else None,
         level=body.level,
         name=body.name,
     )
