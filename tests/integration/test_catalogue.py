@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from divbase_gateway.domain.errors import StoreUnavailable, UnusableFile
 from divbase_gateway.domain.files import CataloguedFile, Contig, FileFormat, FileState, IndexKind, IndexRef
-from divbase_gateway.domain.indexes import UnusableIndex
+from divbase_gateway.domain.index_maps import chunks_of, unpack
+from divbase_gateway.domain.indexes import UnusableIndex, parse_index
 from divbase_gateway.ports import ObjectInfo
 from divbase_gateway.services.catalogue import Inspection, attach_index, inspect
 from hypothesis import HealthCheck, given, settings
@@ -76,7 +77,10 @@ def test_a_file_with_its_index_is_ready(tmp_path: Path, name: str, kind: str) ->
         samples=("x", "y"),
         contigs=(Contig("chr1", 1_000_000, 5), Contig("chr2", 500_000, 0)),
         index=index,
+        data_begin=parse_index(file.index.read_bytes()).begin,
     )
+    assert set(found.maps) == {"chr1"}
+    assert list(chunks_of(unpack(found.maps["chr1"]), 0, 1_000_000)) != []
 
 
 def test_a_file_without_an_index_waits_for_one(tmp_path: Path) -> None:
@@ -88,11 +92,13 @@ def test_a_file_without_an_index_waits_for_one(tmp_path: Path) -> None:
     assert found.file.contigs == (Contig("chr1", 1_000_000, None), Contig("chr2", 500_000, None))
     built = objects.put_index(index_variants(file.path, "csi"), "csi")
     ready = attach_index(objects, "bucket", found.file, built)
-    assert ready == replace(
+    assert (found.file.data_begin, found.maps, set(ready.maps)) == (None, {}, {"chr1", "chr2"})
+    assert ready.file == replace(
         found.file,
         state=FileState.READY,
         contigs=(Contig("chr1", 1_000_000, 7), Contig("chr2", 500_000, 7)),
         index=built,
+        data_begin=parse_index(Path(f"{file.path}.csi").read_bytes()).begin,
     )
 
 

@@ -105,7 +105,7 @@ def catalogue_of(session: Session, project_id: int) -> list[CataloguedFile]:
         select(
             FileRow.key, version.version_id, version.size, version.etag, version.sha256, version.format, version.state,
             version.reason, version.samples, version.contigs, version.index_key, version.index_version_id,
-            version.index_kind, version.index_size, version.index_etag,
+            version.index_kind, version.index_size, version.index_etag, version.data_begin,
         )
         .join(version, version.id == FileRow.current_id)
         .where(FileRow.project_id == project_id, FileRow.deleted_at.is_(None), version.format.in_(VARIANT_FORMATS))
@@ -117,7 +117,7 @@ def catalogued(key: str, row: FileVersionRow) -> CataloguedFile:
     """A version's row as the domain sees it."""
     return _catalogued(
         key, row.version_id, row.size, row.etag, row.sha256, row.format, row.state, row.reason, row.samples,
-        row.contigs, row.index_key, row.index_version_id, row.index_kind, row.index_size, row.index_etag,
+        row.contigs, row.index_key, row.index_version_id, row.index_kind, row.index_size, row.index_etag, row.data_begin,
     )  # fmt: skip
 
 
@@ -133,6 +133,7 @@ def set_catalogued(row: FileVersionRow, file: CataloguedFile) -> None:
     row.index_kind = index.kind if index else None
     row.index_size = index.size if index else None
     row.index_etag = index.etag if index else None
+    row.data_begin = file.data_begin
 
 
 def results_of_job(session: Session, project_id: int, job_public_id: str) -> list[dict[str, Any]]:
@@ -164,6 +165,7 @@ def _catalogued(
     key: str, version_id: str, size: int, etag: str, sha256: str | None, file_format: str, state: str,
     reason: str | None, samples: list[str], contigs: list[list[Any]], index_key: str | None,
     index_version_id: str | None, index_kind: str | None, index_size: int | None, index_etag: str | None,
+    data_begin: int | None,
 ) -> CataloguedFile:  # fmt: skip
     index = None
     if index_key is not None:
@@ -186,4 +188,5 @@ def _catalogued(
         samples=tuple(samples),
         contigs=tuple(Contig(*contig) for contig in contigs),
         index=index,
+        data_begin=data_begin,
     )

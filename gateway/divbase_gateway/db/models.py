@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -175,11 +176,22 @@ class FileVersionRow(Base):
     index_size: Mapped[int | None]
     index_etag: Mapped[str | None] = mapped_column(String(100))
     index_job: Mapped[str | None] = mapped_column(String(20))  # public id of the job that builds or built it
+    data_begin: Mapped[int | None]  # virtual offset of the first record, where its contigs have `IndexMapRow`s
     uploaded_at: Mapped[datetime]
     uploaded_by_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
 
     file: Mapped[FileRow] = relationship(foreign_keys=[file_id], lazy="raise")
     uploaded_by: Mapped[UserRow | None] = relationship(lazy="raise")
+
+
+class IndexMapRow(Base):
+    """What the index of a version says of one contig (see `domain.index_maps`)."""
+
+    __tablename__ = "index_maps"
+
+    version_row_id: Mapped[int] = mapped_column(ForeignKey("file_versions.id", ondelete="CASCADE"), primary_key=True)
+    contig: Mapped[str] = mapped_column(String(255), primary_key=True)
+    packed: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class UploadRow(Base):

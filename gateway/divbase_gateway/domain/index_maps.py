@@ -23,6 +23,9 @@ from divbase_gateway.domain.vcf import VcfHeader
 _HEAD = struct.Struct("<BBBxIIIII")
 _FORM = 1
 
+MAX_NAME = 255
+"""Characters of a contig's name; the map of one with a longer name is not kept, and files are read whole for it."""
+
 
 @dataclass(frozen=True)
 class ContigMap:

@@ -17,7 +17,7 @@ from divbase_gateway.domain.jobs import JobState, Phase, phase_of
 from divbase_gateway.ports import ObjectStore, Scheduler
 from divbase_gateway.services import manifests
 from divbase_gateway.services.catalogue import attach_index
-from divbase_gateway.services.files import catalogued, store_inspection
+from divbase_gateway.services.files import catalogued, store_indexed
 from divbase_gateway.services.settlement import ref_of
 
 log = structlog.get_logger()
@@ -58,7 +58,7 @@ def _settle_index(database: Database, store: ObjectStore, job: JobRow, version: 
         if current.state != FileState.INDEXING:
             return
         if indexed is not None:
-            store_inspection(current, indexed)
+            store_indexed(session, current, indexed)
         else:
             current.state, current.reason = FileState.UNUSABLE, reason
     log.info("file.indexed", job=job.public_id, key=version.file.key, usable=indexed is not None)

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import posixpath
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from divbase_gateway.domain.bgzf import EOF_BLOCK, Compression, Prefix, compression_of, unpack_prefix, virtual_offset
 from divbase_gateway.domain.errors import StoreUnavailable, UnusableFile
 from divbase_gateway.domain.files import CataloguedFile, FileFormat, FileState, IndexRef, format_of
+from divbase_gateway.domain.index_maps import MAX_NAME, map_contigs, pack
 from divbase_gateway.domain.indexes import (
     MAX_INDEX_BYTES,
     MAX_TAIL_BYTES,
@@ -41,12 +42,22 @@ class Inspection:
         file: its entry in the catalogue.
         index_warning: why an index that lies beside the file is not used; None where none was refused.
         requests, bytes_read: what the look cost.
+        maps: of its index, packed, by contig; none where it is not READY.
     """
 
     file: CataloguedFile
     index_warning: str | None
     requests: int
     bytes_read: int
+    maps: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A READY file, and by contig what its index says of places (`domain.index_maps`), packed."""
+
+    file: CataloguedFile
+    maps: Mapping[str, bytes]
 
 
 class _Ranges:
@@ -138,7 +149,7 @@ def inspect(
     return _try_indexes(ranges, file, head, index_candidates)
 
 
-def attach_index(store: ObjectStore, bucket: str, file: CataloguedFile, index: IndexRef) -> CataloguedFile:
+def attach_index(store: ObjectStore, bucket: str, file: CataloguedFile, index: IndexRef) -> Indexed:
     """The file with an index that was built for it: READY, with its variant counts.
 
     Raises:
@@ -155,9 +166,17 @@ def attach_index(store: ObjectStore, bucket: str, file: CataloguedFile, index: I
     return _ready(inspected, head, parsed, index)
 
 
-def _ready(file: CataloguedFile, head: _Head, parsed: FileIndex, index: IndexRef) -> CataloguedFile:
-    contigs = count_contigs(head.header, parsed)
-    return replace(file, state=FileState.READY, reason=None, contigs=contigs, index=replace(index, kind=parsed.kind))
+def _ready(file: CataloguedFile, head: _Head, parsed: FileIndex, index: IndexRef) -> Indexed:
+    ready = replace(
+        file,
+        state=FileState.READY,
+        reason=None,
+        contigs=count_contigs(head.header, parsed),
+        index=replace(index, kind=parsed.kind),
+        data_begin=virtual_offset(head.prefix.blocks, head.header_bytes),
+    )
+    maps = map_contigs(parsed, head.header)
+    return Indexed(ready, {name: pack(each) for name, each in maps.items() if len(name) <= MAX_NAME})
 
 
 # --- the file ----------------------------------------------------------------------------------------------------
@@ -244,6 +263,7 @@ def _mend(packed: str, name: str) -> str:
 
 
 def _try_indexes(ranges: _Ranges, file: CataloguedFile, head: _Head, candidates: Sequence[ObjectInfo]) -> Inspection:
+    indexed = Indexed(file, {})
     warnings: list[str] = []
     read: list[_Ranges] = [ranges]
     for candidate in candidates:
@@ -255,11 +275,11 @@ def _try_indexes(ranges: _Ranges, file: CataloguedFile, head: _Head, candidates:
             warnings.append(f"The index {candidate.key} is not used. {exc.message} DivBase builds a new one.")
             continue
         index = IndexRef(candidate.key, candidate.version_id, parsed.kind, candidate.size, candidate.etag)
-        file = _ready(file, head, parsed, index)
+        indexed = _ready(file, head, parsed, index)
         warnings = []
         break
     cost = sum(source.requests for source in read), sum(source.bytes_read for source in read)
-    return Inspection(file, " ".join(warnings) or None, *cost)
+    return Inspection(indexed.file, " ".join(warnings) or None, *cost, indexed.maps)
 
 
 def _read_index(source: _Ranges, ranges: _Ranges, head: _Head) -> FileIndex:

@@ -18,12 +18,14 @@ from sqlalchemy.orm import Session
 
 from divbase_gateway.db import files as rows
 from divbase_gateway.db import uploads as upload_rows
+from divbase_gateway.db.index_maps import replace_index_maps
 from divbase_gateway.db.models import FileRow, FileVersionRow, ProjectRow, UserRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import Conflict, InvalidName, InvalidRequest, NotFound
 from divbase_gateway.domain.files import RESERVED_PREFIXES, CataloguedFile, FileFormat, format_of, validate_key
 from divbase_gateway.ports import Audience, Clock, ObjectInfo, ObjectStore, PresignedRequest
 from divbase_gateway.services import versions
+from divbase_gateway.services.catalogue import Indexed
 from divbase_gateway.services.uploads import UPLOAD_MARK
 from divbase_gateway.services.versions import Look, StoredFile, stored_file
 
@@ -134,9 +136,10 @@ def catalogued(version: FileVersionRow) -> CataloguedFile:
     return rows.catalogued(version.file.key, version)
 
 
-def store_inspection(version: FileVersionRow, file: CataloguedFile) -> None:
-    """Write what the catalogue learnt of a version into its row."""
-    rows.set_catalogued(version, file)
+def store_indexed(session: Session, version: FileVersionRow, indexed: Indexed) -> None:
+    """Write down a version that has its index now."""
+    rows.set_catalogued(version, indexed.file)
+    replace_index_maps(session, version.id, indexed.maps)
 
 
 def _signed(store: ObjectStore, project: ProjectRow, key: str, version_id: str, expires: timedelta) -> PresignedRequest:

@@ -5,12 +5,14 @@ It opens its own sessions so that no write lock is held while S3 is read; it doe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
 from divbase_gateway.db import files as rows
+from divbase_gateway.db.index_maps import replace_index_maps
 from divbase_gateway.db.models import FileRow, FileVersionRow, ProjectRow, UserRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import InvalidMetadata, NotFound
@@ -88,10 +90,12 @@ def stored_file(file: FileRow, version: FileVersionRow) -> StoredFile:
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of an object before it is recorded. `candidates` are the indexes that there were at that time."""
+    """What was seen of an object before it is recorded. `candidates` are the indexes that there were at that time, `maps`
+    what the one that is used says, packed, by contig."""
 
     file: CataloguedFile
     candidates: tuple[ObjectInfo, ...]
+    maps: Mapping[str, bytes]
 
 
 def look_at(database: Database, store: ObjectStore, project: ProjectRow, info: ObjectInfo, sha256: str | None) -> Look:
@@ -108,7 +112,7 @@ def look_at(database: Database, store: ObjectStore, project: ProjectRow, info: O
         file = replace(file, reason=inspection.index_warning)
     if info.key == METADATA_KEY:
         file = _judge_table(store, project.bucket, file)
-    return Look(file, candidates)
+    return Look(file, candidates, inspection.maps)
 
 
 def index_candidates(session: Session, project_id: int, key: str) -> tuple[ObjectInfo, ...]:
@@ -146,6 +150,7 @@ def record(
         rows.set_catalogued(version, seen)
         session.add(version)
         session.flush()
+        replace_index_maps(session, version.id, look.maps)
         _request_index(session, project_id, seen.key, version, asked_by, now)
     version.sha256 = version.sha256 or seen.sha256
     current = session.get(FileVersionRow, file.current_id) if file.current_id else None
@@ -168,16 +173,17 @@ def adopt_user_index(database: Database, store: ObjectStore, project: ProjectRow
         return
     try:
         info = _object_info(variant_key, version)
-        seen = look_at(database, store, project, info, version.sha256).file
+        look = look_at(database, store, project, info, version.sha256)
     except NotFound:
         return  # the bucket has lost the variant file; a refresh will note it
-    if seen.state is not FileState.READY:
+    if look.file.state is not FileState.READY:
         return
     with database.write() as session:
         file = rows.claim_file(session, project.id, variant_key)
         current = rows.find_version(session, file.id, info.version_id)
         if current is not None:
-            rows.set_catalogued(current, seen)
+            rows.set_catalogued(current, look.file)
+            replace_index_maps(session, current.id, look.maps)
 
 
 def _waiting_for_index(session: Session, project_id: int, key: str) -> FileVersionRow | None:
