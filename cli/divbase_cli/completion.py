@@ -28,6 +28,12 @@ def complete_jobs(ctx: typer.Context, incomplete: str) -> list[str]:
     return _quietly(ctx, incomplete, lambda session: (one.id for one in _client(session).jobs.list(session.project)))
 
 
+def complete_snapshots(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _quietly(
+        ctx, incomplete, lambda session: (one.name for one in _client(session).snapshots.list(session.project))
+    )
+
+
 def complete_keys(ctx: typer.Context, incomplete: str) -> list[str]:
     return _quietly(
         ctx,

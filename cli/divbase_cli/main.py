@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from divbase_cli import account, files, jobs, keys, members, metadata, projects, query, users
+from divbase_cli import account, files, jobs, keys, members, metadata, projects, query, snapshots, users
 from divbase_cli.command import common_options
 from divbase_cli.failure import MEANINGS, ExitCode
 from divbase_cli.output import printable
@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 app.callback()(common_options)
 account.register(app)
-for noun in (projects, members, keys, users, files, metadata, query, jobs):
+for noun in (projects, members, keys, users, files, metadata, snapshots, query, jobs):
     app.add_typer(noun.app)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from divbase_cli.command import command, group
-from divbase_cli.completion import complete_keys
+from divbase_cli.completion import complete_keys, complete_snapshots
 from divbase_cli.failure import UsageError
 from divbase_cli.jobs import fail_unless_succeeded, fetch_result, follow, print_job
 from divbase_cli.output import local_time, seconds, size
@@ -42,6 +42,10 @@ OutputFormat = Annotated[
 ]
 Level = Annotated[int | None, typer.Option(help="Compression level of the result; 3 if left out.", min=0, max=9)]
 Name = Annotated[str, typer.Option(help="Name of the result, without its ending.")]
+At = Annotated[
+    str | None,
+    typer.Option(help="Ask the files as they were in this snapshot.", autocompletion=complete_snapshots),
+]
 
 _EXAMPLE = "--where 'Area:North;Sex:F' --command 'view -r 21:15000000-25000000; view -i \"QUAL>30\"'"
 
@@ -57,6 +61,7 @@ def make_query(
     output: Format | None,
     level: int | None,
     name: str,
+    at: str | None,
 ) -> Query:
     """The wire query of the options. Raises UsageError unless exactly one option chooses the samples."""
     from divbase_client.models import OutputFormat, Query
@@ -77,6 +82,7 @@ def make_query(
         output=OutputFormat(output) if output else None,
         level=level,
         name=name,
+        at=at,
     )
 
 
@@ -147,9 +153,10 @@ def plan(
     output: OutputFormat = None,
     level: Level = None,
     name: Name = "result",
+    at: At = None,
 ) -> None:
     """Show what a query would do and need; nothing is submitted."""
-    query = make_query(where, samples, samples_file, all_samples, command, after, files, output, level, name)
+    query = make_query(where, samples, samples_file, all_samples, command, after, files, output, level, name, at)
     print_plan(session, session.client.queries.plan(session.project, query))
 
 
@@ -166,9 +173,10 @@ def script(
     output: OutputFormat = None,
     level: Level = None,
     name: Name = "result",
+    at: At = None,
 ) -> None:
     """Print the batch script that a query would become; nothing is submitted."""
-    query = make_query(where, samples, samples_file, all_samples, command, after, files, output, level, name)
+    query = make_query(where, samples, samples_file, all_samples, command, after, files, output, level, name, at)
     text = session.client.queries.script(session.project, query)
     if session.output.as_json:
         session.output.json({"script": text})
@@ -197,6 +205,7 @@ def run(
     output: OutputFormat = None,
     level: Level = None,
     name: Name = "result",
+    at: At = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; the exit code tells.")] = False,
     download: Annotated[
         Path | None, typer.Option(help="Wait, then download the result into this folder.", file_okay=False)
@@ -211,7 +220,7 @@ def run(
     Where an earlier job of the project has read the same versions of the same files in the same way, its result is the
     answer, at once.
     """
-    query = make_query(where, samples, samples_file, all_samples, command, after, files, output, level, name)
+    query = make_query(where, samples, samples_file, all_samples, command, after, files, output, level, name, at)
     job = session.client.jobs.submit(session.project, query, fresh=fresh)
     if job.plan:
         _warn(session, job.plan)

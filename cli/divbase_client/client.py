@@ -17,6 +17,7 @@ from divbase_client.metadata import SampleMetadata
 from divbase_client.models import Health, Me
 from divbase_client.projects import Projects
 from divbase_client.queries import Queries
+from divbase_client.snapshots import Snapshots
 from divbase_client.users import Users
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Client:
         self.users = Users(self._connection)
         self.files = Files(self._connection, timeout)
         self.metadata = SampleMetadata(self._connection, self.files)
+        self.snapshots = Snapshots(self._connection)
         self.queries = Queries(self._connection)
         self.jobs = Jobs(self._connection, self.files)
 

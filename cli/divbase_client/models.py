@@ -390,6 +390,27 @@ class SampleList(Answer):
     samples: list[MatchedSample]
 
 
+# --- snapshots ----------------------------------------------------------------------------------------------------
+
+
+class Snapshot(Answer):
+    """The versions that the project's files had at `created_at`: so many `files`, of `bytes` together."""
+
+    name: str
+    note: str
+    created_by: str | None = Field(description="Email address; None where the user is gone")
+    created_at: datetime
+    files: int
+    bytes: int
+
+
+class NewSnapshot(Wire):
+    """`name`: 1 to 100 letters, digits, `.`, `_`, `-`, no `.` or `-` first. `note`: a line of text."""
+
+    name: str
+    note: str = Field(default="", max_length=1000)
+
+
 # --- queries and jobs ---------------------------------------------------------------------------------------------
 
 
@@ -409,6 +430,7 @@ class Query(Wire):
         files: keys or globs; empty for every usable variant file of the project.
         output: None for what the steps give: `tsv` after a last `query`, `stats` after `stats`, else `vcf.gz`.
         level: compression level of a result that is compressed, 0 to 9; None for 3.
+        at: a snapshot of the project: its file versions and its sample table are asked, instead of those of now.
     """
 
     where: str | None = None
@@ -420,6 +442,7 @@ class Query(Wire):
     output: OutputFormat | None = None
     level: int | None = Field(default=None, ge=0, le=9)
     name: str = "result"
+    at: str | None = None
 
 
 class NewJob(Query):

@@ -92,6 +92,7 @@ class FakeGateway:
         self.files: dict[str, list[StoredFile]] = {}
         self.uploads: dict[str, OpenUpload] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
+        self.snapshots: dict[str, dict[str, Any]] = {}
         self.job_states: dict[str, list[str]] = {}
         self.job_fields: dict[str, Any] = {}  # of every job that moves on, beside what its state brings
         self.answers: dict[str, Any] = {}  # "METHOD /path" below /api/v1 -> a fixed answer, or a Refusal
@@ -285,6 +286,26 @@ class FakeGateway:
         self.jobs[name] = {**self.jobs[name], "state": "CANCELLED", "cancel_requested": True}
         return self.jobs[name]
 
+    def list_snapshots(self, query: dict[str, str], body: Any, project: str) -> Any:
+        return {"items": list(self.snapshots.values())[::-1], "next_cursor": None}
+
+    def make_snapshot(self, query: dict[str, str], body: Any, project: str) -> Any:
+        made = {"note": "", **body, "created_by": "ada@example.org", "created_at": NOW, "files": 2, "bytes": 7}
+        self.snapshots[body["name"]] = made
+        return made
+
+    def get_snapshot(self, query: dict[str, str], body: Any, project: str, name: str) -> Any:
+        if name not in self.snapshots:
+            raise Refusal(404, "not_found", f"There is no snapshot {name}.", "List them: divbase snapshots ls")
+        return self.snapshots[name]
+
+    def remove_snapshot(self, query: dict[str, str], body: Any, project: str, name: str) -> Any:
+        return self.snapshots.pop(name)
+
+    def snapshot_files(self, query: dict[str, str], body: Any, project: str, name: str) -> Any:
+        first = [file(key, versions[0], latest=len(versions) == 1) for key, versions in sorted(self.files.items())]
+        return {"items": first, "next_cursor": None}
+
     def job_result(self, query: dict[str, str], body: Any, project: str, name: str) -> Any:
         keys = [key for key in self.files if key.startswith(f"results/{name}/")]
         roles = {"csi": "index", "json": "provenance", "log": "log"}
@@ -339,6 +360,11 @@ _ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     ("POST", _PROJECT + "/uploads/([^/]+)/urls", FakeGateway.upload_urls),
     ("POST", _PROJECT + "/uploads/([^/]+)/complete", FakeGateway.complete_upload),
     ("GET", _PROJECT + "/samples", FakeGateway.samples),
+    ("GET", _PROJECT + "/snapshots", FakeGateway.list_snapshots),
+    ("POST", _PROJECT + "/snapshots", FakeGateway.make_snapshot),
+    ("GET", _PROJECT + "/snapshots/([^/]+)", FakeGateway.get_snapshot),
+    ("GET", _PROJECT + "/snapshots/([^/]+)/files", FakeGateway.snapshot_files),
+    ("DELETE", _PROJECT + "/snapshots/([^/]+)", FakeGateway.remove_snapshot),
     ("POST", _PROJECT + "/queries/plan", FakeGateway.plan),
     ("POST", _PROJECT + "/queries/script", lambda gateway, query, body, name: {"script": "#!/bin/bash\n"}),
     ("GET", _PROJECT + "/jobs", FakeGateway.list_jobs),

@@ -232,6 +232,12 @@ def _open(body: object = None) -> Callable[[World], Sample]:
     return lambda world: Sample(body, names={"upload": world.open_upload()["id"]})
 
 
+def _snapshot(world: World) -> Sample:
+    made = world.members[Role.EDIT].post("/projects/owls/snapshots", {"name": "paper-1"})
+    assert made.status_code == 201, made.text
+    return Sample(names={"snapshot": "paper-1"})
+
+
 def _own_key(world: World) -> Sample:
     return Sample(names={"key": world.stranger.api.add_key(world.stranger.user).partition(".")[0]})
 
@@ -271,6 +277,11 @@ SAMPLES: dict[str, Callable[[World], Sample]] = {
     "GET /projects/{project}/metadata": _just(),
     "POST /projects/{project}/metadata/query": _just({"where": "Area:North"}),
     "GET /projects/{project}/samples": _just(),
+    "GET /projects/{project}/snapshots": _just(),
+    "POST /projects/{project}/snapshots": _just({"name": "paper-1"}),
+    "GET /projects/{project}/snapshots/{snapshot}": _snapshot,
+    "GET /projects/{project}/snapshots/{snapshot}/files": _snapshot,
+    "DELETE /projects/{project}/snapshots/{snapshot}": _snapshot,
     "POST /projects/{project}/queries/plan": _just(QUERY),
     "POST /projects/{project}/queries/script": _just(QUERY),
     "GET /projects/{project}/jobs": _just(),

@@ -466,6 +466,44 @@ class TestQuery:
         assert shell("query", "script", "--all-samples").stdout == "#!/bin/bash\n"
 
 
+class TestSnapshots:
+    def test_create_and_list(self, shell: Shell, gateway: FakeGateway) -> None:
+        """Name and note reach the gateway, and a note that could fool a terminal comes back as escapes."""
+        assert shell("snapshots", "create", "paper-1", "--note", "\x1b[2Jgone").stdout == "paper-1: 2 files, 7 B\n"
+        listed = shell("snapshots", "ls").stdout
+        assert listed.splitlines()[0] == "SNAPSHOT\tFILES\tSIZE\tBY\tCREATED\tNOTE"
+        assert "\\x1b[2Jgone" in listed
+        assert shell.json("snapshots", "ls") == list(gateway.snapshots.values())
+
+    def test_show_says_what_has_become_of_the_files(self, shell: Shell, gateway: FakeGateway) -> None:
+        """A file that changed since, one that was deleted and one that is as it was are told apart."""
+        for key in ("a.vcf.gz", "b.vcf.gz", "c.vcf.gz"):
+            gateway.store(key, b"1")
+        shell("snapshots", "create", "paper-1")
+        gateway.store("b.vcf.gz", b"2")
+        gateway.files["c.vcf.gz"][0].deleted = True
+        rows = [line.split("\t") for line in shell("snapshots", "show", "paper-1").stdout.splitlines()[-3:]]
+        assert [(row[0], row[4], row[5]) for row in rows] == [
+            ("a.vcf.gz", "the same", "v1"),
+            ("b.vcf.gz", "changed", "v1"),
+            ("c.vcf.gz", "deleted", "v1"),
+        ]
+        assert len(shell.json("snapshots", "show", "paper-1")["file_list"]) == 3
+
+    def test_rm(self, shell: Shell, gateway: FakeGateway) -> None:
+        """A removed snapshot is gone, and one that is not there is exit code 4."""
+        shell("snapshots", "create", "paper-1")
+        assert "the files stay" in shell("snapshots", "rm", "paper-1").stdout
+        assert gateway.snapshots == {}
+        shell("snapshots", "show", "paper-1", code=ExitCode.NOT_FOUND)
+
+    @pytest.mark.parametrize("verb", ["plan", "script", "run"])
+    def test_questions_at_a_snapshot(self, shell: Shell, gateway: FakeGateway, verb: str) -> None:
+        """--at reaches the gateway, whatever is asked of the query."""
+        shell("query", verb, "--all-samples", "--at", "paper-1")
+        assert json.loads(gateway.requests("POST /api/v1/projects/vole/")[0].body)["at"] == "paper-1"
+
+
 class TestJobs:
     def test_watch_prints_changes(self, shell: Shell, gateway: FakeGateway) -> None:
         """Where no person looks, one line for each change of state goes to standard error."""

@@ -28,6 +28,7 @@ NOUNS = (
     "files",
     "uploads",
     "metadata",
+    "snapshots",
     "queries",
     "jobs",
     "attempts",

@@ -54,6 +54,7 @@ def request_of(body: models.Query) -> QueryRequest:
         output=OutputFormat(body.output) if body.output else None,
         level=body.level,
         name=body.name,
+        at=body.at,
     )
 
 

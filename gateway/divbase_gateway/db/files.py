@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, joinedload
 
-from divbase_gateway.db.models import FileRow, FileVersionRow, JobRow
+from divbase_gateway.db.models import FileRow, FileVersionRow, JobRow, SnapshotFileRow
 from divbase_gateway.domain.files import CataloguedFile, Contig, FileFormat, FileState, IndexKind, IndexRef
 
 VARIANT_FORMATS = (FileFormat.VCF_GZ, FileFormat.VCF, FileFormat.BCF)
@@ -117,7 +117,8 @@ def catalogued(key: str, row: FileVersionRow) -> CataloguedFile:
     """A version's row as the domain sees it."""
     return _catalogued(
         key, row.version_id, row.size, row.etag, row.sha256, row.format, row.state, row.reason, row.samples,
-        row.contigs, row.index_key, row.index_version_id, row.index_kind, row.index_size, row.index_etag, row.data_begin,
+        row.contigs, row.index_key, row.index_version_id, row.index_kind, row.index_size, row.index_etag,
+        row.data_begin,
     )  # fmt: skip
 
 
@@ -134,6 +135,39 @@ def set_catalogued(row: FileVersionRow, file: CataloguedFile) -> None:
     row.index_size = index.size if index else None
     row.index_etag = index.etag if index else None
     row.data_begin = file.data_begin
+
+
+def page_at(
+    session: Session, snapshot_id: int, *, after: str | None, limit: int
+) -> list[tuple[FileRow, FileVersionRow]]:
+    """The versions that a snapshot names with their files, by key; `after` is the last key of the page before."""
+    key = _ordered_key(session)
+    query = _named(snapshot_id).options(joinedload(FileVersionRow.uploaded_by))
+    if after is not None:
+        query = query.where(key > after)
+    return [(row[0], row[1]) for row in session.execute(query.order_by(key).limit(limit))]
+
+
+def catalogue_at(session: Session, snapshot_id: int) -> list[CataloguedFile]:
+    """What is known of every variant file of a snapshot in the version that it names, in key order. One query."""
+    query = _named(snapshot_id).where(FileVersionRow.format.in_(VARIANT_FORMATS))
+    found = (catalogued(file.key, version) for file, version in session.execute(query))
+    return sorted(found, key=lambda file: file.key)
+
+
+def find_version_at(session: Session, snapshot_id: int, key: str) -> FileVersionRow | None:
+    """The version of this file that a snapshot names."""
+    row = session.execute(_named(snapshot_id).where(FileRow.key == key)).one_or_none()
+    return None if row is None else row[1]
+
+
+def _named(snapshot_id: int) -> Select[FileRow, FileVersionRow]:
+    return (
+        select(FileRow, FileVersionRow)
+        .join(FileVersionRow, FileVersionRow.file_id == FileRow.id)
+        .join(SnapshotFileRow, SnapshotFileRow.version_id == FileVersionRow.id)
+        .where(SnapshotFileRow.snapshot_id == snapshot_id)
+    )
 
 
 def results_of_job(session: Session, project_id: int, job_public_id: str) -> list[dict[str, Any]]:

@@ -194,6 +194,33 @@ class IndexMapRow(Base):
     packed: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class SnapshotRow(Base):
+    """A moment of a project under a name. `files` and `bytes` count what it names, which never changes."""
+
+    __tablename__ = "snapshots"
+    __table_args__ = (UniqueConstraint("project_id", "name"),)
+
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(100))
+    note: Mapped[str] = mapped_column(String(1000), default="")
+    created_at: Mapped[datetime]
+    created_by_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    files: Mapped[int] = mapped_column(Integer)
+    bytes: Mapped[int]
+
+    created_by: Mapped[UserRow | None] = relationship(lazy="raise")
+
+
+class SnapshotFileRow(Base):
+    """A file version that a snapshot names. The database lets no such version go."""
+
+    __tablename__ = "snapshot_files"
+
+    snapshot_id: Mapped[int] = mapped_column(ForeignKey("snapshots.id", ondelete="CASCADE"), primary_key=True)
+    version_id: Mapped[int] = mapped_column(ForeignKey("file_versions.id"), primary_key=True, index=True)
+
+
 class UploadRow(Base):
     """An upload that was begun. It ends by `completed_at`, or is aborted and removed."""
 
@@ -227,7 +254,7 @@ class JobRow(Base):
             sqlite_where=text("state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'LOST')"),
             postgresql_where=text("state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'LOST')"),
         ),
-        Index("ix_jobs_plan_digest", "project_id", "plan_digest"),
+        Index("ix_jobs_plan_digest", "project_id", "plan_digest", "id"),
         # What open jobs may use is asked at every submission: answered without the rows, which hold long plans.
         Index(
             "ix_jobs_open_use",

@@ -46,6 +46,7 @@ class QueryRequest:
         files: globs over the project's keys; empty for every usable variant file.
         output: None for what the steps give: text if the last one prints it, else `vcf.gz`.
         name: the result's file name without its suffix.
+        at: the snapshot whose file versions are asked, None for those of now.
         level: compression level of `vcf.gz` and `bcf`, 0 to 9; None for the usual one.
     """
 
@@ -56,6 +57,7 @@ class QueryRequest:
     output: OutputFormat | None = None
     level: int | None = None
     name: str = "result"
+    at: str | None = None
 
 
 class CombineKind(StrEnum):

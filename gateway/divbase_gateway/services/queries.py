@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sqlalchemy.orm import Session
+
 from divbase_gateway.db.models import ProjectRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import BeyondCeiling
+from divbase_gateway.domain.files import CataloguedFile
 from divbase_gateway.domain.planning import make_plan
 from divbase_gateway.domain.queries import Plan, QueryRequest
+from divbase_gateway.domain.samples import SampleTable
 from divbase_gateway.ports import ObjectStore
+from divbase_gateway.services import snapshots
 from divbase_gateway.services.allocations import check_resources, labels_of
 from divbase_gateway.services.files import catalogue_of
 from divbase_gateway.services.metadata import load_table
@@ -21,19 +26,31 @@ from divbase_gateway.services.scripts import query_script
 def plan_query(
     database: Database, store: ObjectStore, project: ProjectRow, request: QueryRequest, policy: JobPolicy
 ) -> Plan:
-    """Plan a query on the project's files as they are now, every one pinned to its version.
+    """Plan a query on the project's files as they are now or were at a snapshot, every one pinned to its version.
 
     Its cores are those that a job of the project may have. Where it needs more memory or time than that, a warning
     says that it would be refused.
 
     Raises:
         InvalidRequest: the question cannot be answered; the error says what is wrong with it.
+        NotFound: there is no such snapshot.
         StoreUnavailable: the sample table has to be read and the store does not answer.
     """
     with database.read() as session:
-        catalogue = catalogue_of(session, project.id)
-        table = load_table(store, session, project) if request.selection.where is not None else None
+        catalogue, table = _state(session, store, project, request)
     return _fitted(make_plan(request, catalogue, table), project, policy)
+
+
+def _state(
+    session: Session, store: ObjectStore, project: ProjectRow, request: QueryRequest
+) -> tuple[list[CataloguedFile], SampleTable | None]:
+    """The files that the question is about and, where it filters samples, the table; both of the same moment."""
+    filters = request.selection.where is not None
+    if request.at is None:
+        return catalogue_of(session, project.id), load_table(store, session, project) if filters else None
+    snapshot = snapshots.get_snapshot(session, project, request.at)
+    table = snapshots.load_table_at(store, session, project, snapshot) if filters else None
+    return snapshots.catalogue_at(session, snapshot), table
 
 
 def _fitted(plan: Plan, project: ProjectRow, policy: JobPolicy) -> Plan:

@@ -23,7 +23,7 @@ from divbase_gateway.domain.errors import Conflict, InvalidRequest, NotFound
 from divbase_gateway.domain.files import FileFormat, validate_key
 from divbase_gateway.domain.ids import new_id
 from divbase_gateway.ports import Audience, Clock, ObjectInfo, ObjectStore, Part, PresignedRequest
-from divbase_gateway.services import versions
+from divbase_gateway.services import snapshots, versions
 from divbase_gateway.services.versions import StoredFile
 
 MAX_PARTS = 10_000
@@ -317,7 +317,7 @@ def _complete(
     latest = _latest_version(store, project.bucket, upload.content.key)
     stored = _record_completed(database, store, clock, project, user, upload, info, latest)
     if stored.version_id != info.version_id:  # two completes at once made two equal versions
-        _remove_version(store, project.bucket, info)
+        _remove_version(database, store, project, info)
     return stored
 
 
@@ -355,7 +355,7 @@ def _record_completed(
             )
             row.completed_at, row.version_row_id = now, version.id
             return versions.stored_file(file, version)
-    _remove_version(store, project.bucket, info)
+    _remove_version(database, store, project, info)
     raise Conflict(
         f"The upload of {upload.content.key!r} was aborted while it was being completed.",
         hint="Upload the file again.",
@@ -449,9 +449,13 @@ def _find_object(store: ObjectStore, bucket: str, upload: OpenUpload) -> ObjectI
     return None
 
 
-def _remove_version(store: ObjectStore, bucket: str, info: ObjectInfo) -> None:
+def _remove_version(database: Database, store: ObjectStore, project: ProjectRow, info: ObjectInfo) -> None:
+    """Remove an object of an upload that is given up. A refresh may have made it a file long ago; where a snapshot
+    names it, it stays, and a Conflict says so."""
+    with database.read() as session:
+        snapshots.refuse_if_named(session, project, info.key, info.version_id)
     with suppress(NotFound):  # another call was faster
-        store.delete_version(bucket, info.key, info.version_id)
+        store.delete_version(project.bucket, info.key, info.version_id)
 
 
 def _latest_version(store: ObjectStore, bucket: str, key: str) -> str | None:
@@ -472,7 +476,7 @@ def _refuse_object(
             return done
         if row is not None:
             session.delete(row)
-    _remove_version(store, project.bucket, info)
+    _remove_version(database, store, project, info)
     raise Conflict(
         f"What arrived in S3 as {info.key!r} is not what was sent: {info.size:,} bytes, ETag {info.etag}.",
         hint="It was removed. Upload the file again.",
@@ -488,7 +492,7 @@ def abort_upload(database: Database, store: ObjectStore, project: ProjectRow, up
 
     Raises:
         NotFound: no such upload.
-        Conflict: it is completed.
+        Conflict: it is completed, or a snapshot names what has arrived.
         StoreUnavailable: S3 does not answer; repeat the call.
     """
     with database.read() as session:
@@ -503,7 +507,7 @@ def abort_upload(database: Database, store: ObjectStore, project: ProjectRow, up
         )
     info = _find_object(store, project.bucket, upload)
     if info is not None:
-        _remove_version(store, project.bucket, info)
+        _remove_version(database, store, project, info)
 
 
 def _forget_row(database: Database, project: ProjectRow, upload: OpenUpload) -> bool:
