@@ -1102,7 +1102,6 @@ class SmallFile(object):
         if end & 0xFFFF:
             content, _ = blocks.unpack(stop)
             self.write_records(content, max(first, stop << 16), end, end)
-        self.mark(end, end)
 
     def mark(self, old, limit):
         """What is written next was at `old` in the object."""
