@@ -7,7 +7,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -23,6 +23,7 @@ from divbase_gateway.ports import Clock, ObjectStore, Scheduler
 from divbase_gateway.reconciler import Pace, Reconciler
 from divbase_gateway.s3.store import S3Store
 from divbase_gateway.services import idempotency, usage
+from divbase_gateway.services.index_maps import MapCache
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.settings import InvalidSettings, SchedulerSettings, Settings
 from divbase_gateway.slurm.commands import SlurmCommands
@@ -58,6 +59,7 @@ class Gateway:
     policy: JobPolicy
     reconciler: Reconciler
     wake: Callable[[], None]
+    maps: MapCache = field(default_factory=MapCache)
 
     def start(self) -> None:
         """Start the embedded scheduler, where there is one, and the reconciler."""

@@ -45,6 +45,15 @@ class NodeIndex(models.Answer):
     request: models.Presigned
 
 
+class FilePart(models.Answer):
+    """Spans are start, length, first and end; contigs are name, number and bins with their chunks."""
+
+    spans: list[tuple[int, int, int, int]]
+    min_shift: int
+    depth: int
+    contigs: list[tuple[str, int, list[tuple[int, list[int]]]]]
+
+
 class NodeInput(models.Answer):
     number: int
     key: str
@@ -55,6 +64,7 @@ class NodeInput(models.Answer):
     request: models.Presigned
     index: NodeIndex | None
     samples: list[str] | None
+    part: FilePart | None
 
 
 class Manifest(models.Answer):

@@ -42,7 +42,9 @@ def run_query(body: models.NewJob, caller: Querier, gateway: TheGateway, once: O
         earlier = earlier_answer(once, session, caller, body)
     if earlier is not None:
         return earlier
-    plan = queries.plan_query(gateway.sessions, gateway.store, caller.project, request_of(body), gateway.policy)
+    plan = queries.plan_query(
+        gateway.sessions, gateway.store, caller.project, request_of(body), gateway.policy, gateway.maps
+    )
     answered = None
     if not body.fresh:
         answered = results.find_answer(gateway.sessions, gateway.store, caller.project, plan.digest)

@@ -31,7 +31,9 @@ def script_query(body: models.Query, caller: Querier, gateway: TheGateway) -> mo
 
 
 def _plan(body: models.Query, caller: Caller, gateway: Gateway) -> Plan:
-    return queries.plan_query(gateway.sessions, gateway.store, caller.project, request_of(body), gateway.policy)
+    return queries.plan_query(
+        gateway.sessions, gateway.store, caller.project, request_of(body), gateway.policy, gateway.maps
+    )
 
 
 def request_of(body: models.Query) -> QueryRequest:

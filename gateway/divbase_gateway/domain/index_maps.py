@@ -51,6 +51,13 @@ class ContigMap:
     linear: array[int]
 
     @property
+    def nbytes(self) -> int:
+        """Of memory."""
+        return sum(
+            len(each) * each.itemsize for each in (self.bins, self.loffsets, self.ends, self.chunks, self.linear)
+        )
+
+    @property
     def limit(self) -> int:
         """The first position (0-based) that the binning scheme cannot hold."""
         return 1 << (self.min_shift + 3 * self.depth)

@@ -18,6 +18,7 @@ from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.domain.checksums import etag_of_parts
 from divbase_gateway.domain.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 from divbase_gateway.domain.jobs import JobState
+from divbase_gateway.domain.plans import part_to_dict
 from divbase_gateway.domain.queries import OutputFormat
 from divbase_gateway.ports import Audience, ObjectStore, Part, PresignedRequest
 from divbase_gateway.services.jobs import set_state
@@ -29,7 +30,12 @@ LOG_TAIL_CHARS = 16 * 1024
 
 @dataclass(frozen=True)
 class NodeInput:
-    """An input of the job as the node needs to know it, with requests that were signed for the node just now."""
+    """An input of the job as the node needs to know it, with requests that were signed for the node just now.
+
+    Attributes:
+        index: None where the node makes one itself: for an index job, and for a part.
+        part: what to read of it, as docs/node-protocol.md has it; None for the whole.
+    """
 
     number: int
     key: str
@@ -40,6 +46,7 @@ class NodeInput:
     request: PresignedRequest
     index: NodeIndex | None
     samples: list[str] | None
+    part: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -182,24 +189,32 @@ def signed_inputs(job: JobRow, store: ObjectStore, expires: timedelta) -> list[N
             etag=each.etag,
             sha256=each.sha256,
             request=signed(each.key, each.version_id),
-            index=NodeIndex(
+            index=None
+            if each.part
+            else NodeIndex(
                 each.index.kind, each.index.size, each.index.etag, signed(each.index.key, each.index.version_id)
             ),
             samples=None if each.samples is None else list(each.samples),
+            part=None if each.part is None else part_to_dict(each.part),
         )
         for each in query_plan_of(job).inputs
     ]
 
 
 def provenance_of(job: JobRow) -> dict[str, Any]:
-    """What the node writes into the result's record beside its own facts."""
+    """What the node writes into the result's record beside its own facts: of parts the bytes, not their index."""
     return {
         "project": job.project.name,
         "kind": job.kind,
         "query": job.query,
         "plan_digest": job.plan_digest,
-        "inputs": job.plan.get("inputs") or [job.plan],
+        "inputs": [_without_index(each) for each in job.plan.get("inputs") or [job.plan]],
     }
+
+
+def _without_index(planned: dict[str, Any]) -> dict[str, Any]:
+    part = planned.get("part")
+    return planned if part is None else {**planned, "part": {"spans": part["spans"]}}
 
 
 def record_progress(

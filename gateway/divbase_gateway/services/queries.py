@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sqlalchemy.orm import Session
@@ -10,6 +11,7 @@ from divbase_gateway.db.models import ProjectRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import BeyondCeiling
 from divbase_gateway.domain.files import CataloguedFile
+from divbase_gateway.domain.index_maps import FileMap
 from divbase_gateway.domain.planning import make_plan
 from divbase_gateway.domain.queries import Plan, QueryRequest
 from divbase_gateway.domain.samples import SampleTable
@@ -17,6 +19,7 @@ from divbase_gateway.ports import ObjectStore
 from divbase_gateway.services import snapshots
 from divbase_gateway.services.allocations import check_resources, labels_of
 from divbase_gateway.services.files import catalogue_of
+from divbase_gateway.services.index_maps import MapCache
 from divbase_gateway.services.metadata import load_table
 from divbase_gateway.services.plans import resources_of
 from divbase_gateway.services.policy import JobPolicy
@@ -24,7 +27,12 @@ from divbase_gateway.services.scripts import query_script
 
 
 def plan_query(
-    database: Database, store: ObjectStore, project: ProjectRow, request: QueryRequest, policy: JobPolicy
+    database: Database,
+    store: ObjectStore,
+    project: ProjectRow,
+    request: QueryRequest,
+    policy: JobPolicy,
+    maps: MapCache,
 ) -> Plan:
     """Plan a query on the project's files as they are now or were at a snapshot, every one pinned to its version.
 
@@ -38,7 +46,12 @@ def plan_query(
     """
     with database.read() as session:
         catalogue, table = _state(session, store, project, request)
-    return _fitted(make_plan(request, catalogue, table), project, policy)
+
+    def load_maps(files: Sequence[CataloguedFile], contigs: Sequence[str]) -> Mapping[str, FileMap]:
+        with database.read() as session:
+            return maps.load(session, project.id, files, contigs)
+
+    return _fitted(make_plan(request, catalogue, table, load_maps), project, policy)
 
 
 def _state(

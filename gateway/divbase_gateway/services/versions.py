@@ -90,8 +90,8 @@ def stored_file(file: FileRow, version: FileVersionRow) -> StoredFile:
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of an object before it is recorded. `candidates` are the indexes that there were at that time, `maps`
-    what the one that is used says, packed, by contig."""
+    """What was seen of an object before it is recorded. `candidates` are the indexes that there were at that time,
+    `maps` what the one that is used says of places, packed, by contig."""
 
     file: CataloguedFile
     candidates: tuple[ObjectInfo, ...]
