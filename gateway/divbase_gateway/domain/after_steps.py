@@ -69,7 +69,14 @@ def parse_after(text: str) -> AfterSteps:
 
 
 def _check_norm(step: ReadStep) -> None:
-    """An option that says how something is done stands beside what it does."""
+    """An option that says how something is done stands beside what it does; no pair that some releases refuse."""
+    duplicates = step.given("rm-dup")
+    if duplicates and (step.value("multiallelics") or "").startswith("-"):
+        raise step.refuse(
+            "-d beside a splitting -m is an error in bcftools before 1.21",
+            duplicates.position,
+            "Use two steps: norm -m -any; norm -d exact",
+        )
     for name, needed in (
         ("atom-overlaps", "atomize"),
         ("keep-sum", "multiallelics"),
