@@ -23,6 +23,7 @@ from divbase_jobscripts import node
 
 from tests.fakes.node_gateway import TOKEN, NodeGateway
 from tests.parts import BlockFile, block_file, in_manifest, some_regions, variant_text
+from tests.variants import vcf_header, vcf_records
 
 MIDDLE = Region("chr1", 1_500_000, 2_500_000)
 
@@ -138,6 +139,22 @@ def test_large_blocks_as_bgzip_makes_them(
         assert run_bcftools(bcftools, *view, folder / f"{number}.vcf.gz") == expected != []
 
 
+@pytest.mark.parametrize("name", ["a.vcf.gz", "a.bcf"])
+def test_positions_that_need_a_deeper_index(
+    gateway: NodeGateway, staged: Callable[[], Path], tmp_path: Path, bcftools: Path, name: str
+) -> None:
+    """Contigs above 512 Mb have a binning scheme of more levels, which the part's index takes over."""
+    contigs = {"small": 1000, "wheat": 1_500_000_000}
+    text = vcf_header(["A"], contigs) + vcf_records("wheat", 1_500_000_000, ["A"], 2000, 1)
+    file = block_file(tmp_path / name, text)
+    region = Region("wheat", 1_100_000_000, 1_300_000_000)
+    add_part(gateway, file, region)
+    small = staged() / f"1.{name.partition('.')[2]}"
+    view = ["view", "-H", "--regions", format_regions([region])]
+    expected = run_bcftools(bcftools, *view, file.path)
+    assert (run_bcftools(bcftools, *view, small), len(expected) > 100) == (expected, True)
+
+
 def test_a_part_has_no_empty_block_but_its_last(
     gateway: NodeGateway, staged: Callable[[], Path], snps: BlockFile
 ) -> None:
@@ -234,7 +251,7 @@ def test_many_small_parts_are_quick(gateway: NodeGateway, staged: Callable[[], P
     started, children = time.process_time(), resource.getrusage(resource.RUSAGE_CHILDREN)
     folder = staged()
     assert len(os.listdir(folder)) == 400
-    assert time.process_time() - started < 200 * 0.02
+    assert time.process_time() - started < 200 * 0.05
     assert resource.getrusage(resource.RUSAGE_CHILDREN) == children
 
 
