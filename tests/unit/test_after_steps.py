@@ -3,12 +3,16 @@ in a plan, and which result they give."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from divbase_gateway.domain.after_options import TAGS, read_removed
 from divbase_gateway.domain.after_steps import parse_after
 from divbase_gateway.domain.errors import InvalidRequest, InvalidSelection, InvalidStep
 from divbase_gateway.domain.planning import plan_from_dict, plan_to_dict
 from divbase_gateway.domain.queries import OutputFormat
+from divbase_gateway.domain.steps import parse_steps
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -291,3 +295,13 @@ def test_text_needs_more_scratch_than_records() -> None:
 def test_every_tag_can_be_asked_for() -> None:
     """All in one list."""
     assert words(f"+fill-tags -- -t {','.join(TAGS)}")[-1] == ",".join(TAGS)
+
+
+def test_the_examples_of_the_documentation_are_taken() -> None:
+    """Every --command and --after that docs/queries.md shows."""
+    text = (Path(__file__).parents[2] / "docs/queries.md").read_text(encoding="utf-8")
+    after = re.findall(r"--after '([^']+)'", text)
+    commands = re.findall(r"(?:--command|-c) '([^']+)'", text)
+    assert (len(after) >= 4, len(commands) >= 4) == (True, True)
+    assert all(parse_after(example).steps for example in after)
+    assert all(parse_steps(example).steps for example in commands)
