@@ -1047,12 +1047,12 @@ class Blocks(object):
         size = self.size_at(offset)
         block = self.read(offset, size)
         checksum, length = struct.unpack("<II", block[-BGZF_TAIL_BYTES:])
-        inflate = zlib.decompressobj(-15)
+        packed = block[BGZF_HEAD_BYTES:-BGZF_TAIL_BYTES]
         try:
-            content = inflate.decompress(block[BGZF_HEAD_BYTES:-BGZF_TAIL_BYTES], BLOCK_BYTES + 1)
+            content = zlib.decompressobj(-15).decompress(packed, BLOCK_BYTES + 1)
         except zlib.error:
             content = b""
-        if not inflate.eof or len(content) != length or zlib.crc32(content) != checksum:
+        if len(content) != length or zlib.crc32(content) != checksum:
             raise damaged(self.label, offset, "the BGZF block there does not unpack to what its checksum says")
         return content, offset + size
 
