@@ -2,8 +2,8 @@
 
     python -m tests.cluster.matrix [RELEASE…]
 
-Each release gets a cluster of its own, with its own name and ports, so that one that is up is left alone. A run over
-all releases writes docs/compatibility.md; what is in there does not change from day to day.
+Each release gets a cluster of its own, with its own name and ports, so that one that is up is left alone. A run writes
+docs/compatibility.md, where releases that it left out keep their rows; what is in there does not change from day to day.
 """
 
 from __future__ import annotations
@@ -63,8 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     REPORTS.mkdir(parents=True, exist_ok=True)
     outcomes = [run(release) for release in arguments or RELEASES]
     sys.stdout.write(table(outcomes))
-    if not arguments:
-        PAGE.write_text(page(outcomes), encoding="utf-8")
+    PAGE.write_text(page(outcomes, PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""), encoding="utf-8")
     return 0 if all(outcome.worked for outcome in outcomes) else 1
 
 
@@ -127,9 +126,11 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def page(outcomes: Sequence[Outcome]) -> str:
-    """For docs/."""
-    return _HEAD + "".join(f"| {' | '.join(outcome.cells())} |\n" for outcome in outcomes)
+def page(outcomes: Sequence[Outcome], before: str = "") -> str:
+    """For docs/. `before`: the page as it was."""
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in before.splitlines()}
+    rows |= {outcome.release: f"| {' | '.join(outcome.cells())} |" for outcome in outcomes}
+    return _HEAD + "".join(f"{rows[release]}\n" for release in RELEASES if release in rows)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,14 @@ def test_page_does_not_change_from_run_to_run() -> None:
     assert table([TRIXIE]).splitlines()[-1] == "trixie   24.11.5  1.21      3.13.5  40      0       1        62"
 
 
+def test_releases_that_were_not_run_keep_their_rows() -> None:
+    """One release can be run anew, and a second run of it replaces its row."""
+    bookworm = Outcome("bookworm", ("22.05.8", "1.16", "3.11.2"), passed=1, failed=2, skipped=3, seconds=9)
+    both = page([TRIXIE], page([bookworm]))
+    assert both == page([bookworm, TRIXIE])
+    assert page([TRIXIE], both) == both
+
+
 def test_a_release_that_did_not_start_did_not_work() -> None:
     assert TRIXIE.worked
     assert not Outcome("forky", ("", "", ""), passed=0, failed=0, skipped=0, seconds=5).worked
