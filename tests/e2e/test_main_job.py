@@ -67,6 +67,25 @@ def run_by_command_line(stack: Stack, survey: Survey) -> tuple[str, Path]:
     return job["id"], stack.folder / "result" / "result.vcf.gz"
 
 
+def tables_by_command_line(stack: Stack, bcftools: Bcftools, merged: Path) -> None:
+    """The same question answered by text: the table and the numbers of bcftools by hand, one file each, no index."""
+    columns = r"%CHROM\t%POS[\t%GT]\n"
+    asked = ("query", "run", "--where", WHERE, "-c", COMMAND)
+    stack.run(*asked, "--after", f"query -f '{columns}'", "--name", "sites", "--download", "table")
+    stack.run(*asked, "--after", "view -v snps; stats -s -", "--name", "snps", "--download", "numbers")
+    table, numbers = stack.folder / "table", stack.folder / "numbers"
+    assert sorted(path.name for path in table.iterdir()) == ["job.log", "provenance.json", "sites.tsv"]
+    assert sorted(path.name for path in numbers.iterdir()) == ["job.log", "provenance.json", "snps.stats.txt"]
+    assert (table / "sites.tsv").read_bytes() == bcftools.run("query", "-f", columns, merged)
+    expected = bcftools.run("stats", "-s", "-", bcftools.indexed("snps.bcf", "view", "-v", "snps", merged))
+    assert figures((numbers / "snps.stats.txt").read_text()) == figures(expected.decode())
+
+
+def figures(text: str) -> list[str]:
+    """The lines of `bcftools stats` that do not name files and commands."""
+    return [line for line in text.splitlines() if not line.startswith(("#", "ID\t"))]
+
+
 @pytest.mark.slow
 def test_the_main_job(make_stack: MakeStack, survey: Survey, tmp_path: Path) -> None:
     """Guards: by the command line, over both layouts, records and genotypes are those of bcftools run by hand; asked
@@ -87,6 +106,7 @@ def test_the_main_job(make_stack: MakeStack, survey: Survey, tmp_path: Path) -> 
     provenance = json.loads((result.parent / "provenance.json").read_text())
     assert provenance["counts"] == {"records": len(expected), "samples": len(females_from_norway(survey))}
     assert [each["sha256"] for each in provenance["outputs"] if each["role"] == "result"] == [sha256]
+    tables_by_command_line(first, bcftools, merged)
     first.stop()
 
     elsewhere = Project.create(make_stack("second"), "auks", survey.files, survey.metadata)

@@ -265,6 +265,18 @@ def test_a_job_without_a_gateway(world: World) -> None:
     assert "claimed: query job" in (row.attempts[0].log_tail or "")
 
 
+def test_a_table_owes_no_index(world: World) -> None:
+    """Guards: nothing is signed for an index that will not be, and the job succeeds without one."""
+    job = world.submit(after=r"query -f '%CHROM\t%POS\n'")
+    assert set(world.manifest(job)["outputs"]) == {"result", "provenance", "log"}
+    status, log = world.run(job)
+    assert status == 0, log
+    world.settle(job, status)
+    assert world.end(job) == ("SUCCEEDED", None)
+    assert [each["role"] for each in world.job(job).results] == ["result", "provenance", "log"]
+    assert world.objects(job) == {"result.tsv", "provenance.json", "job.log"}
+
+
 def test_neither_script_nor_queue_knows_a_url(world: World) -> None:
     """Guards: whoever reads the script or the queue learns nothing that opens the store."""
     job = world.submit()
