@@ -184,6 +184,12 @@ def chunks_of(contig: ContigMap, begin: int, end: int) -> Iterator[tuple[int, in
                 yield _common_bin(contig.bins[left], contig.bins[right - 1]), start, stop
 
 
+def first_offset(contig: ContigMap) -> int:
+    """The virtual offset of the contig's first record."""
+    levels = (_chunks_of_level(contig, level) for level in range(contig.depth + 1))
+    return min((contig.chunks[begin] for begin, end in levels if begin < end), default=0)
+
+
 def next_block(contig: ContigMap, byte: int) -> int | None:
     """The first byte of the file after `byte` at which a block begins for certain; None where the map knows of none."""
     offset = (byte + 1) << 16

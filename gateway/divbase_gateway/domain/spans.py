@@ -7,11 +7,12 @@ jumps by the index, finds in it every record of the regions that it would find i
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from divbase_gateway.domain.bgzf import MAX_BLOCK_BYTES
-from divbase_gateway.domain.index_maps import ContigMap, FileMap, chunks_of, next_block
+from divbase_gateway.domain.index_maps import ContigMap, FileMap, chunks_of, first_offset, next_block
 from divbase_gateway.domain.regions import MAX_POSITION, Region
 
 WHOLE_FROM = 0.7
@@ -89,7 +90,7 @@ def part_for(regions: Sequence[Region], file: FileMap, size: int) -> Part | None
     schemes = {(file.contigs[name].min_shift, file.contigs[name].depth) for name in bins} or {(14, 5)}
     if len(schemes) > 1:  # one index has one scheme
         return None
-    spans = _spans(wanted, [file.contigs[name] for name in bins], size)
+    spans = _spans(wanted, _Blocks(file.contigs.values()), size)
     if sum(span.length for span in spans) > WHOLE_FROM * size:
         return None
     contigs = tuple(
@@ -107,20 +108,34 @@ def _chunks(region: Region, file: FileMap) -> Iterable[tuple[int, int, int]]:
     return chunks_of(file.contigs[region.contig], begin, end)
 
 
-def _spans(wanted: Sequence[Interval], contigs: Sequence[ContigMap], size: int) -> tuple[Span, ...]:
+class _Blocks:
+    """Where blocks begin, as far as maps know. Contigs follow each other in a file, so two of them are looked at."""
+
+    def __init__(self, contigs: Iterable[ContigMap]):
+        self._contigs = sorted(contigs, key=first_offset)
+        self._begins = [first_offset(contig) >> 16 for contig in self._contigs]
+
+    def after(self, byte: int) -> list[int]:
+        """Some bytes after this one at which a block begins; the next is not always among them."""
+        at = bisect_right(self._begins, byte)
+        found = self._begins[at : at + 1]
+        block = next_block(self._contigs[at - 1], byte) if at else None
+        return found if block is None else [*found, block]
+
+
+def _spans(wanted: Sequence[Interval], blocks: _Blocks, size: int) -> tuple[Span, ...]:
     gap = GAP_BYTES
     while len(joined := _join(wanted, gap)) > MAX_SPANS:
         gap *= 2
     following = [*(begin >> 16 for begin, _ in joined[1:]), size]
-    return tuple(_span(begin, end, contigs, after) for (begin, end), after in zip(joined, following, strict=True))
+    return tuple(_span(begin, end, blocks, after) for (begin, end), after in zip(joined, following, strict=True))
 
 
-def _span(begin: int, end: int, contigs: Sequence[ContigMap], after: int) -> Span:
+def _span(begin: int, end: int, blocks: _Blocks, after: int) -> Span:
     """The bytes of an interval; a block begins, or the file ends, at `after` behind it."""
     start, stop = begin >> 16, end >> 16
     if end & 0xFFFF:
-        known = (block for contig in contigs if (block := next_block(contig, stop)) is not None)
-        stop = min(stop + MAX_BLOCK_BYTES, after, *known)
+        stop = min(stop + MAX_BLOCK_BYTES, after, *blocks.after(stop))
     return Span(start, stop - start, begin, end)
 
 
