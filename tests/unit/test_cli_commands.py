@@ -411,11 +411,12 @@ class TestQuery:
         """Every option reaches the gateway."""
         shell(
             *("query", "run", "--where", "Area:N", "-c", "view -r 21:1-2", "--files", "a*", "--files", "b"),
-            *("--output", "bcf", "--level", "9", "--name", "mine"),
+            *("--after", "norm -m -any", "--output", "bcf", "--level", "9", "--name", "mine"),
         )
         assert json.loads(gateway.requests("POST /api/v1/projects/vole/jobs")[0].body) == {
             "where": "Area:N",
             "command": "view -r 21:1-2",
+            "after": "norm -m -any",
             "files": ["a*", "b"],
             "output": "bcf",
             "level": 9,
