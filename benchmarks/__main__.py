@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import api, machine, overhead, submission, ticks, transfers
+from benchmarks import api, machine, overhead, query, submission, ticks, transfers
 from benchmarks.figures import NotHere, Section, as_markdown, as_text
 from benchmarks.stack import say
 
@@ -19,10 +19,18 @@ BENCHMARKS: dict[str, Callable[[Path, bool], Section]] = {
     "transfers": transfers.measure,
     "api": api.measure,
     "overhead": overhead.measure,
+    "query": query.measure,
     "submission": submission.measure,
     "ticks": ticks.measure,
 }
-_NEEDED = {"transfers": 40 << 30, "api": 6 << 30, "overhead": 2 << 30, "submission": 1 << 30, "ticks": 1 << 30}
+_NEEDED = {
+    "transfers": 40 << 30,
+    "api": 6 << 30,
+    "overhead": 2 << 30,
+    "query": 6 << 30,
+    "submission": 1 << 30,
+    "ticks": 1 << 30,
+}
 _NEEDED_QUICK = 3 << 30
 
 
