@@ -3,7 +3,7 @@
     python -m tests.cluster.matrix [RELEASE…]
 
 Each release gets a cluster of its own, with its own name and ports, so that one that is up is left alone. A run writes
-docs/compatibility.md, where releases that it left out keep their rows; what is in there does not change from day to day.
+docs/compatibility.md, where releases that it left out keep their rows; nothing in there changes from day to day.
 """
 
 from __future__ import annotations
