@@ -164,10 +164,14 @@ def test_another_project_is_another_world(world: World, variants: VariantFile) -
 
 
 def test_a_result_costs_nothing_of_what_is_left(world: World) -> None:
-    """Guards: no limit is counted for what does not run."""
+    """Guards: no limit is counted for what does not run, and nothing is said of what it would take."""
     job = answered(world)
     root = world.lab.api.add_caller("root@example.org", admin=True)
     path = f"/projects/{world.lab.project.name}/allocation"
     assert root.request("PATCH", path, json={"max_open_jobs": 0}).status_code == 200
     assert ask(world, fresh=True).json()["code"] == "limit_reached"
-    assert ask(world).json()["id"] == job
+    assert root.request("PATCH", path, json={"max_memory_mb": 1}).status_code == 200
+    planned = world.lab.editor.post(f"{world.lab.path}/queries/plan", EVERYTHING).json()
+    assert planned["warnings"][0].startswith("It would be refused.")
+    answer = ask(world).json()
+    assert (answer["id"], answer["plan"]["warnings"]) == (job, [])

@@ -42,9 +42,7 @@ def run_query(body: models.NewJob, caller: Querier, gateway: TheGateway, once: O
         earlier = earlier_answer(once, session, caller, body)
     if earlier is not None:
         return earlier
-    plan = queries.plan_query(
-        gateway.sessions, gateway.store, caller.project, request_of(body), gateway.policy, gateway.maps
-    )
+    plan = queries.plan_query(gateway.sessions, gateway.store, caller.project, request_of(body), gateway.maps)
     answered = None
     if not body.fresh:
         answered = results.find_answer(gateway.sessions, gateway.store, caller.project, plan.digest)
@@ -55,7 +53,8 @@ def run_query(body: models.NewJob, caller: Querier, gateway: TheGateway, once: O
             if answered is not None:
                 return _detail(answered, None, plan, reused=True)
             query = body.model_dump(mode="json", exclude={"fresh"})
-            job = jobs.accept_query_job(session, project, user, query, plan, gateway.policy, once.now)
+            fitted = queries.fit_plan(plan, project, gateway.policy)
+            job = jobs.accept_query_job(session, project, user, query, fitted, gateway.policy, once.now)
             return detail_of(job, drain.holding(session, [job]))
 
         answer = idempotently(once, session, caller, body, create, lambda detail: 200 if detail.reused else 201)

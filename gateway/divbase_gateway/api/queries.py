@@ -31,9 +31,8 @@ def script_query(body: models.Query, caller: Querier, gateway: TheGateway) -> mo
 
 
 def _plan(body: models.Query, caller: Caller, gateway: Gateway) -> Plan:
-    return queries.plan_query(
-        gateway.sessions, gateway.store, caller.project, request_of(body), gateway.policy, gateway.maps
-    )
+    plan = queries.plan_query(gateway.sessions, gateway.store, caller.project, request_of(body), gateway.maps)
+    return queries.fit_plan(plan, caller.project, gateway.policy)
 
 
 def request_of(body: models.Query) -> QueryRequest:

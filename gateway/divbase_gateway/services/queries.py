@@ -27,17 +27,9 @@ from divbase_gateway.services.scripts import query_script
 
 
 def plan_query(
-    database: Database,
-    store: ObjectStore,
-    project: ProjectRow,
-    request: QueryRequest,
-    policy: JobPolicy,
-    maps: MapCache,
+    database: Database, store: ObjectStore, project: ProjectRow, request: QueryRequest, maps: MapCache
 ) -> Plan:
     """Plan a query on the project's files as they are now or were at a snapshot, every one pinned to its version.
-
-    Its cores are those that a job of the project may have. Where it needs more memory or time than that, a warning
-    says that it would be refused.
 
     Raises:
         InvalidRequest: the question cannot be answered; the error says what is wrong with it.
@@ -51,7 +43,7 @@ def plan_query(
         with database.read() as session:
             return maps.load(session, project.id, files, contigs)
 
-    return _fitted(make_plan(request, catalogue, table, load_maps), project, policy)
+    return make_plan(request, catalogue, table, load_maps)
 
 
 def _state(
@@ -66,7 +58,11 @@ def _state(
     return snapshots.catalogue_at(session, snapshot), table
 
 
-def _fitted(plan: Plan, project: ProjectRow, policy: JobPolicy) -> Plan:
+def fit_plan(plan: Plan, project: ProjectRow, policy: JobPolicy) -> Plan:
+    """The plan with the cores that a job of the project may have; its digest stays what it is.
+
+    Where it needs more memory or time than that, a warning says that it would be refused.
+    """
     asked = resources_of(plan)
     try:
         given = check_resources(project, policy, asked)
