@@ -182,7 +182,7 @@ def rerun(
     if state is JobState.SUCCEEDED:
         raise Conflict(
             f"Job {public_id} succeeded; its result is there.",
-            hint=f"`divbase jobs result {public_id}` fetches it. A new `divbase query run` asks again.",
+            hint=f"`divbase jobs result {public_id}` fetches it. `divbase query run --fresh` runs the question anew.",
             details={"state": state},
         )
     _ask_for(session, job, policy, wish or Wish(), now)
