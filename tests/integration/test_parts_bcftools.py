@@ -202,6 +202,15 @@ def test_a_part_has_the_records_of_the_whole(tmp_path: Path, kind: int, seed: in
     assert any(read < size / 2 for read, size in figures)
 
 
+@pytest.mark.usefixtures("without_fallback")
+@pytest.mark.parametrize("kind", range(len(KINDS)))
+def test_few_bins_and_spans_lose_nothing(tmp_path: Path, kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is given to larger bins, and read between spans, to keep manifests small."""
+    monkeypatch.setattr(spans, "MAX_BINS", 3)
+    monkeypatch.setattr(spans, "MAX_SPANS", 4)
+    assert len(list(compare(tmp_path, 50 + kind, kind, 8))) == 8
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_fallback")
 @pytest.mark.parametrize("seed", range(100, 104))

@@ -1,9 +1,10 @@
 """Where the records of one contig are in a file: its part of an index, packed small enough to be kept in a database row
 and looked at while a query is planned.
 
-The rules by which bins, linear index and offsets narrow a region down are those of the CSI and tabix specifications, as
-htslib applies them: a record that overlaps a region is in a bin that overlaps it, at or after the smallest offset that
-the index knows for the region's first window, and before the first record of any bin to its right.
+The rules by which bins, linear index and offsets narrow a region down are those of the CSI and tabix specifications: a
+record that overlaps a region is in a bin that overlaps it, at or after the smallest offset that the index knows for the
+region's first window, and before the first record of any bin to its right. htslib looks at one such bin to the left and
+to the right; here those of all levels are asked, because what is planned is read to its end.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from itertools import accumulate, chain, pairwise
 from divbase_gateway.domain.indexes import ContigIndex, FileIndex
 from divbase_gateway.domain.vcf import VcfHeader
 
-_HEAD = struct.Struct("<BBBxIIIII")
-_FORM = 1
+_HEAD = struct.Struct("<BBxxIIIII")
+_FORM = b"\x01"
 
 MAX_NAME = 255
 """Characters of a contig's name; the map of one with a longer name is not kept, and files are read whole for it."""
@@ -108,8 +109,8 @@ def pack(contig: ContigMap) -> bytes:
     """The map as bytes for a database row; `unpack` gives an equal one back."""
     arrays = (contig.bins, contig.loffsets, contig.ends, contig.chunks, contig.linear)
     counts = (len(contig.bins), len(contig.loffsets), len(contig.chunks), len(contig.linear))
-    head = _HEAD.pack(_FORM, contig.min_shift, contig.depth, contig.number, *counts)
-    return head + zlib.compress(b"".join(_little(each) for each in arrays), 1)
+    head = _HEAD.pack(contig.min_shift, contig.depth, contig.number, *counts)
+    return _FORM + zlib.compress(head + b"".join(_little(each) for each in arrays), 1)
 
 
 def unpack(data: bytes) -> ContigMap:
@@ -119,15 +120,15 @@ def unpack(data: bytes) -> ContigMap:
         ValueError: these bytes are not one, or of another release's form.
     """
     try:
-        form, min_shift, depth, number, *counts = _HEAD.unpack_from(data)
-        if form != _FORM:
-            raise ValueError(f"the packed map has form {form}, not {_FORM}")
-        body = memoryview(zlib.decompress(data[_HEAD.size :]))
+        if not data.startswith(_FORM):
+            raise ValueError(f"the packed map has form {data[:1].hex()}, not {_FORM.hex()}")
+        body = memoryview(zlib.decompress(data[1:]))  # which has a checksum
+        min_shift, depth, number, *counts = _HEAD.unpack_from(body)
     except (struct.error, zlib.error) as exc:
         raise ValueError("this is no packed map of a contig") from exc
     bins, loffsets, chunks, linear = counts
     parts = []
-    at = 0
+    at = _HEAD.size
     for code, count in (("I", bins), ("Q", loffsets), ("I", bins), ("Q", chunks), ("Q", linear)):
         part = array(code)
         size = count * part.itemsize
@@ -169,7 +170,7 @@ def chunks_of(contig: ContigMap, begin: int, end: int) -> Iterator[tuple[int, in
         return
     low, high = _lowest(contig, begin), _highest(contig, end)
     for level in range(contig.depth + 1):
-        shift = contig.min_shift + 3 * (contig.depth - level)
+        shift = _shift(contig, level)
         first = _first_bin(level)
         left = bisect_left(contig.bins, first + (begin >> shift))
         right = bisect_right(contig.bins, first + ((end - 1) >> shift), lo=left)
@@ -209,6 +210,11 @@ def _first_bin(level: int) -> int:
     return ((1 << 3 * level) - 1) // 7
 
 
+def _shift(contig: ContigMap, level: int) -> int:
+    """Of a level's bins: each has 2**shift bp."""
+    return contig.min_shift + 3 * (contig.depth - level)
+
+
 def _common_bin(one: int, other: int) -> int:
     """The smallest bin that holds both of these, which are of one level."""
     while one != other:
@@ -244,38 +250,21 @@ def _lowest(contig: ContigMap, begin: int) -> int:
     """The smallest offset of a record that reaches `begin` or lies right of it, as far as the index knows."""
     if contig.linear:
         return contig.linear[min(begin >> contig.min_shift, len(contig.linear) - 1)]
-    if not contig.loffsets:
-        return 0
-    number = _first_bin(contig.depth) + (begin >> contig.min_shift)
-    while True:
-        index = bisect_left(contig.bins, number)
-        if index < len(contig.bins) and contig.bins[index] == number:
-            return contig.loffsets[index]
-        if number == 0:
-            return 0
-        parent = (number - 1) >> 3
-        number = number - 1 if number > (parent << 3) + 1 else parent
+    lowest = 0
+    for level in range(contig.depth + 1 if contig.loffsets else 0):
+        first = _first_bin(level)
+        index = bisect_right(contig.bins, first + (begin >> _shift(contig, level))) - 1
+        if index >= 0 and contig.bins[index] >= first:
+            lowest = max(lowest, contig.loffsets[index])
+    return lowest
 
 
 def _highest(contig: ContigMap, end: int) -> int:
-    """An offset from which on all records lie right of `end`."""
-    number = _first_bin(contig.depth) + ((end - 1) >> contig.min_shift) + 1
-    if number >= _first_bin(contig.depth + 1):
-        return 1 << 64
-    while True:
-        while number % 8 == 1:
-            number = (number - 1) >> 3
-        if number == 0:
-            return 1 << 64
-        index = bisect_left(contig.bins, number)
-        if index < len(contig.bins) and contig.bins[index] == number:
-            return contig.chunks[2 * _chunks_before(contig, index)]
-        number = _next_sibling(contig, number, index)
-
-
-def _next_sibling(contig: ContigMap, number: int, index: int) -> int:
-    """The next bin to the right that may exist: one with records, or the parent's right neighbour."""
-    last = ((number - 1) >> 3 << 3) + 8  # siblings are 8k + 1 to 8k + 8
-    if index < len(contig.bins) and contig.bins[index] <= last:
-        return contig.bins[index]
-    return last + 1
+    """An offset from which on all records lie right of `end`: where the first bin begins that does, on any level."""
+    highest = 1 << 64
+    for level in range(contig.depth + 1):
+        shift = _shift(contig, level)
+        index = bisect_left(contig.bins, _first_bin(level) + (end - 1 >> shift) + 1)
+        if index < len(contig.bins) and contig.bins[index] < _first_bin(level + 1):
+            highest = min(highest, contig.chunks[2 * _chunks_before(contig, index)])
+    return highest
