@@ -74,7 +74,7 @@ BGZF_EXTRA = b"\x06\x00BC\x02\x00"  # what bytes 10 to 16 of a block are whereve
 BGZF_HEAD_BYTES = 18
 BGZF_TAIL_BYTES = 8  # CRC-32 and length of what is in the block
 BLOCK_BYTES = 1 << 16  # the most that a block may have, packed or not
-CONTENT_BYTES = 65280  # of the blocks that are made here: packed they are no larger than a block may be
+CONTENT_BYTES = 1 << 15  # of the blocks that are made here: no zlib makes them larger than a block may be
 
 
 # --- how things end ----------------------------------------------------------------------------------------------
@@ -1063,12 +1063,9 @@ def damaged(label, offset, words):
 
 def pack_block(content):
     """A BGZF block, quickly packed: it is read once or twice. `content` has CONTENT_BYTES at most."""
-    for level in (1, 0):  # some zlibs make what does not pack well larger than a block may be, but not unpacked
-        deflate = zlib.compressobj(level, zlib.DEFLATED, -15)
-        body = deflate.compress(content) + deflate.flush()
-        size = BGZF_HEAD_BYTES + len(body) + BGZF_TAIL_BYTES
-        if size <= BLOCK_BYTES:
-            break
+    deflate = zlib.compressobj(1, zlib.DEFLATED, -15)
+    body = deflate.compress(content) + deflate.flush()
+    size = BGZF_HEAD_BYTES + len(body) + BGZF_TAIL_BYTES
     head = BGZF_MAGIC + b"\0\0\0\0\0\xff" + BGZF_EXTRA + struct.pack("<H", size - 1)
     return head + body + struct.pack("<II", zlib.crc32(content), len(content))
 

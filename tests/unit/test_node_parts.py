@@ -101,6 +101,23 @@ def test_small_file(example: tuple[Lines, list[tuple[int, int, int, int]]]) -> N
     assert all(block.data_size for block in blocks[:-1])
 
 
+def test_cut_block_that_makes_two() -> None:
+    """What is left of a block as full as a block can be goes into two, and offsets near its end into the second."""
+    half = node.CONTENT_BYTES
+    data = b"line\n" * 40_000
+    body = bgzf(data, block=65536)
+    blocks, _ = unpack_blocks(body, 1 << 40)
+    made = Lines(data, body, blocks, [5, 65_300, 65_535, 65_540, 131_000, 131_070])
+    span = (0, len(body), 5, blocks[1].start << 16 | 131_070 - 65_536)
+    small, packed = small_file(made, [span])
+    found, unpacked = unpack_blocks(packed, 1 << 40)
+    assert unpacked == data[5:131_070]
+    assert [block.data_size for block in found] == [half, half - 5, half, half - 2, 0]
+    for edge in made.edges:
+        (offset,) = made.offsets(edge)
+        assert data_position(found, small.place(offset)) == edge - 5
+
+
 @pytest.mark.parametrize("content", [random.Random(1).randbytes(node.CONTENT_BYTES), bytes(node.CONTENT_BYTES), b"x"])
 def test_pack_block(content: bytes) -> None:
     """A block is never larger than a block may be, however badly its contents pack."""
