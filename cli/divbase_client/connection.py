@@ -50,9 +50,12 @@ def base_url(url: str) -> str:
     return url.removesuffix(API)
 
 
+_DOTS = {".": "%2E", "..": "%2E%2E"}  # which httpx would resolve, as a shell does
+
+
 def path_of(*words: str) -> str:
     """`/projects/<name>/...` with each word quoted, so that no value can leave its place in the path."""
-    return "/" + "/".join(quote(word, safe="") for word in words)
+    return "/" + "/".join(_DOTS.get(word) or quote(word, safe="") for word in words)
 
 
 class Connection:

@@ -161,6 +161,9 @@ def test_hostile_names_stay_in_their_place(client: Client, gateway: FakeGateway)
     with pytest.raises(NotFound):
         client.jobs.get("../../me?x=1#", "j")
     assert gateway.seen[-1].path == "/api/v1/projects/..%2F..%2Fme%3Fx%3D1%23/jobs/j"
+    with pytest.raises(NotFound):
+        client.snapshots.get("vole", "..")
+    assert gateway.seen[-1].path == "/api/v1/projects/vole/snapshots/%2E%2E"
 
 
 @pytest.mark.parametrize("url", ["divbase.example.org", "ftp://x", "https://", "https://u:p@x", "https://x/?a=1"])
