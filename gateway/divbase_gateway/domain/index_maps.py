@@ -16,7 +16,9 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, chain, pairwise
+from typing import NamedTuple
 
 from divbase_gateway.domain.indexes import ContigIndex, FileIndex
 from divbase_gateway.domain.vcf import VcfHeader
@@ -26,6 +28,20 @@ _FORM = b"\x01"
 
 MAX_NAME = 255
 """Characters of a contig's name; the map of one with a longer name is not kept, and files are read whole for it."""
+
+
+class Level(NamedTuple):
+    """The bins of one size: the number of the first that there could be, 2**shift bp each, their places in the arrays.
+
+    They are bins[left:right], with chunks[begin:end].
+    """
+
+    first: int
+    shift: int
+    left: int
+    right: int
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,24 @@ class ContigMap:
     def limit(self) -> int:
         """The first position (0-based) that the binning scheme cannot hold."""
         return 1 << (self.min_shift + 3 * self.depth)
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """Those that have bins, the largest bins first."""
+        found = []
+        right = 0
+        for depth in range(self.depth + 1):
+            first, left = _first_bin(depth), right
+            right = bisect_left(self.bins, _first_bin(depth + 1), lo=left)
+            if left < right:
+                shift = self.min_shift + 3 * (self.depth - depth)
+                chunks = 2 * self.chunks_before(left), 2 * self.chunks_before(right)
+                found.append(Level(first, shift, left, right, *chunks))
+        return tuple(found)
+
+    def chunks_before(self, index: int) -> int:
+        """How many chunks the bins before the one at `index` have."""
+        return self.ends[index - 1] if index else 0
 
 
 @dataclass(frozen=True)
@@ -101,7 +135,7 @@ def _map_contig(number: int, contig: ContigIndex, index: FileIndex) -> ContigMap
 
 def _is_ordered(contig: ContigMap) -> bool:
     """Whether the bins of each level follow each other in the file, as those of sorted records do."""
-    slices = (contig.chunks[slice(*_chunks_of_level(contig, level))] for level in range(contig.depth + 1))
+    slices = (contig.chunks[level.begin : level.end] for level in contig.levels)
     return all(a <= b for offsets in slices for a, b in pairwise(offsets))
 
 
@@ -169,36 +203,32 @@ def chunks_of(contig: ContigMap, begin: int, end: int) -> Iterator[tuple[int, in
     if begin >= end:
         return
     low, high = _lowest(contig, begin), _highest(contig, end)
-    for level in range(contig.depth + 1):
-        shift = _shift(contig, level)
-        first = _first_bin(level)
-        left = bisect_left(contig.bins, first + (begin >> shift))
-        right = bisect_right(contig.bins, first + ((end - 1) >> shift), lo=left)
+    for first, shift, lo, hi, _, _ in contig.levels:
+        left = bisect_left(contig.bins, first + (begin >> shift), lo, hi)
+        right = bisect_right(contig.bins, first + (end - 1 >> shift), left, hi)
         if left < right and contig.bins[left] - first << shift < begin:
             for start, stop in _chunks_between(contig, left, low, high):
                 yield contig.bins[left], start, stop
             left += 1
         if left < right:
-            chunks = 2 * _chunks_before(contig, left), 2 * _chunks_before(contig, right)
-            start, stop = max(contig.chunks[chunks[0]], low), min(contig.chunks[chunks[1] - 1], high)
-            if chunks[0] < chunks[1] and start < stop:
+            start = max(contig.chunks[2 * contig.chunks_before(left)], low)
+            stop = min(contig.chunks[2 * contig.chunks_before(right) - 1], high)
+            if start < stop:
                 yield _common_bin(contig.bins[left], contig.bins[right - 1]), start, stop
 
 
 def first_offset(contig: ContigMap) -> int:
     """The virtual offset of the contig's first record."""
-    levels = (_chunks_of_level(contig, level) for level in range(contig.depth + 1))
-    return min((contig.chunks[begin] for begin, end in levels if begin < end), default=0)
+    return min((contig.chunks[level.begin] for level in contig.levels), default=0)
 
 
 def next_block(contig: ContigMap, byte: int) -> int | None:
     """The first byte of the file after `byte` at which a block begins for certain; None where the map knows of none."""
     offset = (byte + 1) << 16
     found = []
-    for level in range(contig.depth + 1):
-        begin, end = _chunks_of_level(contig, level)
-        at = bisect_left(contig.chunks, offset, begin, end)
-        if at < end:
+    for level in contig.levels:
+        at = bisect_left(contig.chunks, offset, level.begin, level.end)
+        if at < level.end:
             found.append(contig.chunks[at] >> 16)
     at = bisect_left(contig.linear, offset)
     if at < len(contig.linear):
@@ -210,11 +240,6 @@ def _first_bin(level: int) -> int:
     return ((1 << 3 * level) - 1) // 7
 
 
-def _shift(contig: ContigMap, level: int) -> int:
-    """Of a level's bins: each has 2**shift bp."""
-    return contig.min_shift + 3 * (contig.depth - level)
-
-
 def _common_bin(one: int, other: int) -> int:
     """The smallest bin that holds both of these, which are of one level."""
     while one != other:
@@ -222,21 +247,9 @@ def _common_bin(one: int, other: int) -> int:
     return one
 
 
-def _chunks_before(contig: ContigMap, index: int) -> int:
-    """How many chunks the bins before the one at `index` have."""
-    return contig.ends[index - 1] if index else 0
-
-
-def _chunks_of_level(contig: ContigMap, level: int) -> tuple[int, int]:
-    """Where in `chunks` those of a level's bins begin and end."""
-    left = bisect_left(contig.bins, _first_bin(level))
-    right = bisect_left(contig.bins, _first_bin(level + 1), lo=left)
-    return 2 * _chunks_before(contig, left), 2 * _chunks_before(contig, right)
-
-
 def _chunks_between(contig: ContigMap, index: int, low: int, high: int) -> Iterator[tuple[int, int]]:
     """What of the chunks of the bin at `index` lies between two offsets."""
-    begin, end = 2 * _chunks_before(contig, index), 2 * contig.ends[index]
+    begin, end = 2 * contig.chunks_before(index), 2 * contig.ends[index]
     at = bisect_right(contig.chunks, low, begin, end)
     at -= (at - begin) % 2
     while at < end and contig.chunks[at] < high:
@@ -251,10 +264,9 @@ def _lowest(contig: ContigMap, begin: int) -> int:
     if contig.linear:
         return contig.linear[min(begin >> contig.min_shift, len(contig.linear) - 1)]
     lowest = 0
-    for level in range(contig.depth + 1 if contig.loffsets else 0):
-        first = _first_bin(level)
-        index = bisect_right(contig.bins, first + (begin >> _shift(contig, level))) - 1
-        if index >= 0 and contig.bins[index] >= first:
+    for first, shift, lo, hi, _, _ in contig.levels if contig.loffsets else ():
+        index = bisect_right(contig.bins, first + (begin >> shift), lo, hi) - 1
+        if index >= lo:
             lowest = max(lowest, contig.loffsets[index])
     return lowest
 
@@ -262,9 +274,8 @@ def _lowest(contig: ContigMap, begin: int) -> int:
 def _highest(contig: ContigMap, end: int) -> int:
     """An offset from which on all records lie right of `end`: where the first bin begins that does, on any level."""
     highest = 1 << 64
-    for level in range(contig.depth + 1):
-        shift = _shift(contig, level)
-        index = bisect_left(contig.bins, _first_bin(level) + (end - 1 >> shift) + 1)
-        if index < len(contig.bins) and contig.bins[index] < _first_bin(level + 1):
-            highest = min(highest, contig.chunks[2 * _chunks_before(contig, index)])
+    for first, shift, lo, hi, _, _ in contig.levels:
+        index = bisect_right(contig.bins, first + (end - 1 >> shift), lo, hi)
+        if index < hi:
+            highest = min(highest, contig.chunks[2 * contig.chunks_before(index)])
     return highest
