@@ -14,7 +14,11 @@ from sqlalchemy import insert, select
 
 CLUSTER = "crowded"
 _BATCH = 2_000
-_PLAN = {"output_name": "result.vcf.gz", "inputs": [{"key": f"sites/site{n:03}.vcf.gz"} for n in range(40)]}
+_PLAN = {
+    "output": "vcf.gz",
+    "output_name": "result.vcf.gz",
+    "inputs": [{"key": f"sites/site{n:03}.vcf.gz"} for n in range(40)],
+}
 
 
 def write_crowd(database: Database, count: int, state: JobState, now: datetime) -> list[SlurmRef]:
