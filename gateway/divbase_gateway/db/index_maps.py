@@ -18,7 +18,7 @@ def replace_index_maps(session: Session, version_row_id: int, maps: Mapping[str,
     session.execute(delete(IndexMapRow).where(IndexMapRow.version_row_id == version_row_id))
     if maps:
         values = [{"version_row_id": version_row_id, "contig": name, "packed": data} for name, data in maps.items()]
-        session.execute(insert(IndexMapRow), values)
+        session.connection().execute(insert(IndexMapRow), values)  # by the session it takes twice as long
 
 
 def find_index_maps(

@@ -15,8 +15,8 @@ from divbase_gateway.domain.index_maps import ContigMap, FileMap, unpack
 
 log = structlog.get_logger()
 
-MAX_BYTES = 64 * 1024 * 1024
-"""Unpacked; the largest chromosome of a hundred deeply sequenced files, or all of a few thousand small ones."""
+MAX_BYTES = 128 * 1024 * 1024
+"""Unpacked. A human chromosome 1 of a file of hundreds of samples has half a megabyte, most contigs have far less."""
 
 Place = tuple[str, str, str]
 """Key, version id, contig."""
