@@ -76,7 +76,7 @@ QUICK = Size(
 FULL = Size(
     {
         "one": Population("1 file, 200 samples, 100,000 sites", 1, 200, 100_000),
-        "ten": Population("10 files, 50 samples each, 200,000 sites", 10, 50, 200_000),
+        "ten": Population("10 files, 50 samples each, 160,000 sites", 10, 50, 160_000),
         "hundred": Population("100 files, 5 samples each, 20,000 sites", 100, 5, 20_000),
     },
     (
