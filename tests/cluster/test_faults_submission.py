@@ -51,7 +51,7 @@ def test_fault_02_gateway_is_killed_between_sbatch_and_commit(site: Site) -> Non
 
 def test_fault_03_two_equal_posts_with_one_key_at_once(site: Site) -> None:
     """The same request twice at the same moment is one job."""
-    body = {"all_samples": True, "command": COMMAND}
+    body = {"all_samples": True, "command": COMMAND, "fresh": True}
     headers = {"Authorization": f"Bearer {site.key}", "Idempotency-Key": str(uuid.uuid4())}
     url = f"{site.url}/api/v1/projects/{site.project}/jobs"
     barrier, answers = threading.Barrier(2), []

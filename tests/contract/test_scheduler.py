@@ -392,12 +392,12 @@ def test_waiting_jobs_start_in_order(bench: Bench) -> None:
 
 
 def test_waiting_job_is_cancelled_at_once(bench: Bench) -> None:
-    """A job that waits is CANCELLED by the next look and never starts."""
+    """A job that waits is CANCELLED within a moment and never starts."""
     first, second, third = (bench.submit(f"j{n}", "sleep 60") for n in (1, 2, 3))
     bench.running(first)
     bench.running(second)
     bench.scheduler.cancel(third)
-    seen = bench.look(third)
+    seen = bench.end_of(third)
     assert word(seen) == "CANCELLED"
     assert seen.started_at is None
 
