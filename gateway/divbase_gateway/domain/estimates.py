@@ -59,7 +59,8 @@ def estimate(
     memory = 256 + PROCESS_MB * len(processes) + READER_MB * len(inputs) + samples * SAMPLE_BYTES / MIB
     copies = 2 * worked if stored else 0  # level 1 is up to twice the size of level 6
     result = worked * (TEXT_GROWTH if text else RECORDS_GROWTH)
-    scratch = 256 + (needed + copies + result) / MIB
+    twice = sum(entry.bytes_needed for entry in inputs if entry.part)  # as it is fetched, and made into a file
+    scratch = 256 + (needed + twice + copies + result) / MIB
     return Estimate(
         bytes_total=total,
         bytes_needed=needed,
