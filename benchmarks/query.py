@@ -226,8 +226,8 @@ _WORDS = (
     "Whole downloads, step by step, are what people do today: every file whole with boto3 (its defaults), "
     "`bcftools index`, `view` of region and samples to a file with an index for each, `merge`, `sort`, `index`. "
     "With pipes: the same downloads and indexes, then all processes at once with `-Ou` between them. The job: from the "
-    "POST until its state is seen to be SUCCEEDED. Stage and run: these two steps of the same plan alone, without "
-    "claim, upload and report. All run the same bcftools.",
+    "POST until its state is SUCCEEDED, by a look at the database every 10 ms. Stage and run: these two steps of the "
+    "same plan alone, without claim, upload and report. All run the same bcftools.",
     "A row is the share of the genome / of each file's samples. Faster: than step by step in the same round. CPU: of "
     "all processes of the way, without S3's. From S3: bytes and requests as they pass between node and S3. Disk and "
     "memory: the most at a time, by a look every 50 ms; what ends between two looks shows 0.",
