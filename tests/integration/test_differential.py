@@ -286,24 +286,13 @@ def noted(process: Process) -> bytes:
     return b"".join(word.encode() + b"\0" for word in (str(len(words)), *words))
 
 
-def concatenated(plan: Plan) -> list[str]:
-    """Keys of the files that are concatenated, in that order. It shows in the order of the header's contigs.
-
-    Files that share no contig may be taken in the order of these instead of that of their keys.
-    """
-    keys = {str(entry.number): entry.key for entry in plan.inputs}
-    sources = [each for process in plan.processes if process.argv[0] == "concat" for each in process.sources]
-    return [keys[each[1:].partition(".")[0]] for each in sources]
-
-
-def by_hand(question: Question, files: Sequence[CataloguedFile], order: Sequence[str], bcftools: Bcftools) -> str:
+def by_hand(question: Question, files: Sequence[CataloguedFile], bcftools: Bcftools) -> str:
     """Region, samples, filters, each to a file; then `concat` of equal samples, and `merge`. Text of the result.
 
     Args:
         files: those that take part, in key order.
-        order: of the keys of files that are concatenated.
     """
-    groups: dict[frozenset[str], dict[str, str]] = {}
+    groups: dict[frozenset[str], list[str]] = {}
     columns: dict[frozenset[str], list[str]] = {}
     for number, file in enumerate(files):
         kept = [name for name in file.samples if question.samples is None or name in question.samples]
@@ -318,13 +307,12 @@ def by_hand(question: Question, files: Sequence[CataloguedFile], order: Sequence
             now, before = f"hand.{number}.{step}.bcf", now
             bcftools("view", "--no-version", *words, "-Ob", "-o", now, before)
         bcftools("index", "-f", now)
-        groups.setdefault(frozenset(kept), {})[file.key] = now
+        groups.setdefault(frozenset(kept), []).append(now)
     heads: list[str] = []
     for number, members in enumerate(groups.values()):
-        heads.extend(members.values() if len(members) == 1 else [f"hand.group.{number}.bcf"])
+        heads.extend(members if len(members) == 1 else [f"hand.group.{number}.bcf"])
         if len(members) > 1:
-            ordered = [members[key] for key in sorted(members, key=order.index)]
-            bcftools("concat", "--no-version", "-a", "-Ob", "-o", heads[-1], *ordered)
+            bcftools("concat", "--no-version", "-a", "-Ob", "-o", heads[-1], *members)
             bcftools("index", "-f", heads[-1])
     return bcftools("merge" if len(heads) > 1 else "view", "--no-version", *heads)
 
@@ -377,7 +365,7 @@ def test_a_random_query_is_answered_as_by_hand(
             seed,
             question,
         )
-        hand = by_hand(question, [file for file in asked if file.key in read], concatenated(plan), bcftools)
+        hand = by_hand(question, [file for file in asked if file.key in read], bcftools)
         result = by_node(plan, bcftools, tmp_path / f"scratch.{number}")
         assert bcftools("view", "--no-version", str(result)).splitlines() == hand.splitlines(), (seed, question)
 
