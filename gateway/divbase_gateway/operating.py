@@ -161,7 +161,8 @@ def show_usage(
     else:
         typer.echo("Nothing was used.")
     if missing:
-        typer.echo(f"Accounting has said nothing yet of {missing} attempts that ended; they count from start to end.")
+        words = f"Accounting has said nothing yet of {missing} attempts that ended; they count from start to end."
+        typer.echo(words, err=as_json)
 
 
 def _months(last: str | None, count: int) -> list[Month]:

@@ -223,6 +223,8 @@ def test_usage_asks_accounting_for_what_it_could_not_tell(site: Site) -> None:
     ref = site.ran("divbase-pelican-a", "sleep 1.1")
     site.job(ref, elapsed_s=None, cpu_s=None, alloc_cpus=None, ended_at=SystemClock().now())
     site.cluster.fault(dbd_away=True)
+    assert "nothing yet of 1 attempts" in site.run("usage", "--json").stderr
+    assert len(site.json("usage")) == 1
     printed = site.run("usage")
     assert "nothing yet of 1 attempts" in printed.stdout
     assert "was not asked" in printed.stderr
