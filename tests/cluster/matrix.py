@@ -31,14 +31,19 @@ _HEAD = """# Releases of SLURM that DivBase was tested on
 This page is generated: `make test-matrix` runs the tests of the cluster (`slurm-docker-cluster/`) on every release and
 writes it.
 
-| Debian | SLURM | bcftools | Python on the nodes | passed | failed | skipped |
-|---|---|---|---|---|---|---|
+| Debian | SLURM | bcftools | Python on the nodes | passed | failed | skipped | which failed |
+|---|---|---|---|---|---|---|---|
 """
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one release. `versions`: SLURM, bcftools and Python; empty words where the cluster did not start."""
+    """What came of one release.
+
+    Attributes:
+        versions: of SLURM, bcftools and Python; empty words where the cluster did not start.
+        failures: the names of the tests that failed or broke.
+    """
 
     release: str
     versions: tuple[str, str, str]
@@ -46,6 +51,7 @@ class Outcome:
     failed: int
     skipped: int
     seconds: float
+    failures: tuple[str, ...] = ()
 
     @property
     def worked(self) -> bool:
@@ -81,9 +87,8 @@ def run(release: str) -> Outcome:
         subprocess.run(argv, env=environment, cwd=REPOSITORY, check=False)
     finally:
         subprocess.run([str(SCRIPT), "down"], env=environment, check=False)
-    counted = count(report)
-    failed = counted["failed"] + counted["error"]
-    return Outcome(release, versions, counted["passed"], failed, counted["skipped"], time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return outcome_of(release, versions, report, seconds)
 
 
 def settings(release: str) -> dict[str, str]:
@@ -105,15 +110,20 @@ def versions_of(environment: Mapping[str, str]) -> tuple[str, str, str]:
     return slurm, bcftools, python
 
 
-def count(report: Path) -> Counter[str]:
-    """How many tests passed, failed, broke and were skipped, from pytest's report; nothing where there is none."""
-    found: Counter[str] = Counter()
-    if not report.is_file():
-        found["error"] = 1
-        return found
+def outcome_of(release: str, versions: tuple[str, str, str], report: Path, seconds: float) -> Outcome:
+    """From pytest's report; where there is none, something broke."""
+    ends = ends_of(report) if report.is_file() else {"pytest": "error"}
+    counted = Counter(ends.values())
+    failures = tuple(name for name, end in ends.items() if end in ("failure", "error"))
+    return Outcome(release, versions, counted["passed"], len(failures), counted["skipped"], seconds, failures)
+
+
+def ends_of(report: Path) -> dict[str, str]:
+    """Test -> passed, failure, error or skipped."""
+    found = {}
     for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314 - pytest has just written it
-        ends = {"failure": "failed", "error": "error", "skipped": "skipped"}
-        found[next((ends[part.tag] for part in case if part.tag in ends), "passed")] += 1
+        name = f"{case.get('classname')}.{case.get('name')}"
+        found[name] = next((part.tag for part in case if part.tag in ("failure", "error", "skipped")), "passed")
     return found
 
 
@@ -129,7 +139,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
 def page(outcomes: Sequence[Outcome], before: str = "") -> str:
     """For docs/. `before`: the page as it was."""
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in before.splitlines()}
-    rows |= {outcome.release: f"| {' | '.join(outcome.cells())} |" for outcome in outcomes}
+    for outcome in outcomes:
+        names = ", ".join(f"`{name.rpartition('.')[2]}`" for name in outcome.failures) or "none"
+        rows[outcome.release] = f"| {' | '.join(outcome.cells())} | {names} |"
     return _HEAD + "".join(f"{rows[release]}\n" for release in RELEASES if release in rows)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cluster.matrix import Outcome, count, page, settings, table
+from tests.cluster.matrix import Outcome, outcome_of, page, settings, table
 
 REPORT = """<?xml version="1.0"?>
 <testsuites><testsuite>
-<testcase name="a"/><testcase name="b"/>
-<testcase name="c"><failure message="no"/></testcase>
-<testcase name="d"><skipped message="not here"/></testcase>
-<testcase name="e"><error message="broke"/></testcase>
+<testcase classname="tests.m" name="a"/><testcase classname="tests.m" name="b"/>
+<testcase classname="tests.m" name="c"><failure message="no"/></testcase>
+<testcase classname="tests.m" name="d"><skipped message="not here"/></testcase>
+<testcase classname="tests.m" name="e"><error message="broke"/></testcase>
 </testsuite></testsuites>
 """
 TRIXIE = Outcome("trixie", ("24.11.5", "1.21", "3.13.5"), passed=40, failed=0, skipped=1, seconds=61.7)
@@ -20,13 +20,16 @@ TRIXIE = Outcome("trixie", ("24.11.5", "1.21", "3.13.5"), passed=40, failed=0, s
 def test_report_is_counted(tmp_path: Path) -> None:
     """A test passed, failed, broke or was skipped; without a report something broke."""
     (tmp_path / "report.xml").write_text(REPORT)
-    assert count(tmp_path / "report.xml") == {"passed": 2, "failed": 1, "skipped": 1, "error": 1}
-    assert count(tmp_path / "none.xml") == {"error": 1}
+    versions = ("1", "2", "3")
+    found = outcome_of("forky", versions, tmp_path / "report.xml", 5.0)
+    assert found == Outcome("forky", versions, 2, 2, 1, 5.0, ("tests.m.c", "tests.m.e"))
+    assert page([found]).splitlines()[-1] == "| forky | 1 | 2 | 3 | 2 | 2 | 1 | `c`, `e` |"
+    assert outcome_of("forky", versions, tmp_path / "none.xml", 5.0).failed == 1
 
 
 def test_page_does_not_change_from_run_to_run() -> None:
     """The terminal shows how long it took, the page does not."""
-    assert page([TRIXIE]).splitlines()[-1] == "| trixie | 24.11.5 | 1.21 | 3.13.5 | 40 | 0 | 1 |"
+    assert page([TRIXIE]).splitlines()[-1] == "| trixie | 24.11.5 | 1.21 | 3.13.5 | 40 | 0 | 1 | none |"
     assert table([TRIXIE]).splitlines()[-1] == "trixie   24.11.5  1.21      3.13.5  40      0       1        62"
 
 
