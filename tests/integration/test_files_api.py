@@ -16,10 +16,10 @@ from tests.lab import Lab, lab_in_memory, lab_on_s3
 from tests.variants import simulate
 
 
-@pytest.fixture(params=["memory", "seaweed"])
+@pytest.fixture
 def lab(request: pytest.FixtureRequest, database: Database, bucket_name: str) -> Lab:
-    """An empty project, on both databases and both stores."""
-    if request.param == "memory":
+    """An empty project, on SQLite with a real S3 and on PostgreSQL with the store in memory: neither sees the other."""
+    if request.node.callspec.params["database"] == "postgresql":
         return lab_in_memory(database)
     return lab_on_s3(database, request.getfixturevalue("seaweed"), bucket_name)
 
