@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from anyio.from_thread import start_blocking_portal
 from divbase_gateway import bootstrap
 from divbase_gateway.api.app import create_app
 from divbase_gateway.bootstrap import Gateway
@@ -18,6 +21,20 @@ from fastapi.testclient import TestClient
 from httpx import Response
 
 PREFIX = "/api/v1"
+
+
+class ApiClient(TestClient):
+    """A client whose requests share the event loop of `one_event_loop`, instead of starting one each."""
+
+
+@contextmanager
+def one_event_loop() -> Iterator[None]:
+    with start_blocking_portal() as portal:
+        ApiClient.portal = portal
+        try:
+            yield
+        finally:
+            ApiClient.portal = None
 
 
 @dataclass
@@ -80,4 +97,4 @@ def build_api(
     """The API over these parts; nothing runs in the background."""
     chosen = settings or Settings()
     gateway = bootstrap.assemble(chosen, sessions, store, scheduler, clock, bootstrap.job_policy(chosen))
-    return Api(gateway, TestClient(create_app(gateway), raise_server_exceptions=False))
+    return Api(gateway, ApiClient(create_app(gateway), raise_server_exceptions=False))

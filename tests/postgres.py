@@ -36,9 +36,9 @@ class Postgres:
             return cursor.fetchall() if cursor.description else []
 
     @contextmanager
-    def database(self, migrated: bool) -> Iterator[str]:
+    def database(self, migrated: bool, name: str | None = None) -> Iterator[str]:
         """The URL of a fresh database, with the newest schema or empty; it is dropped at the end."""
-        name = f"t_{uuid.uuid4().hex}"
+        name = name or f"t_{uuid.uuid4().hex}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE if migrated else 'template0'} STRATEGY file_copy")
         try:
             yield self.url(name)

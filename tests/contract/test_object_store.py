@@ -96,7 +96,10 @@ def _s3(endpoint: S3Endpoint, **more: object) -> S3Store:
     )
 
 
-@pytest.fixture(params=["memory", "seaweed"])
+STORES = ["memory", pytest.param("seaweed", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(params=STORES)
 def world(request: pytest.FixtureRequest) -> World:
     if request.param == "seaweed":
         return Seaweed(_s3(request.getfixturevalue("seaweed")))
@@ -358,6 +361,7 @@ def test_a_presigned_put_refuses_changed_headers(world: World, bucket: str, chan
     assert world.send(request, b"jello", **changed).status == 403
 
 
+@pytest.mark.slow
 def test_a_presigned_request_is_signed_for_its_audience(seaweed: S3Endpoint) -> None:
     """A URL carries the name under which its reader sees the store."""
     store = S3Store(
@@ -526,7 +530,7 @@ def test_aborting_a_completed_upload_leaves_the_object(world: World, bucket: str
 # --- faults --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["memory", "seaweed"])
+@pytest.fixture(params=STORES)
 def absent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
     """A store that had a bucket `bucket` with an object `k`, and that is away now."""
     if request.param == "memory":
@@ -571,6 +575,7 @@ def test_a_store_that_is_away_is_unavailable_in_every_method(absent: ObjectStore
             call()
 
 
+@pytest.mark.slow
 def test_wrong_keys_are_named_as_the_cause(seaweed: S3Endpoint) -> None:
     """The operator reads which settings to check."""
     store = S3Store(seaweed.endpoint_url, access_key=seaweed.access_key, secret_key="wrong")
@@ -595,6 +600,7 @@ def test_a_lost_answer_to_a_completion_is_recovered() -> None:
 # --- S3 only -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_adopting_a_bucket_switches_versioning_on(seaweed: S3Endpoint, bucket_name: str) -> None:
     """A bucket that somebody made without versions keeps its objects and gets versions from then on."""
     store = _s3(seaweed)
@@ -609,6 +615,7 @@ def test_adopting_a_bucket_switches_versioning_on(seaweed: S3Endpoint, bucket_na
     assert [v.version_id for v in store.list_versions(bucket_name)] == [after.version_id, before.version_id]
 
 
+@pytest.mark.slow
 def test_fifty_threads_share_one_store(seaweed: S3Endpoint, bucket_name: str) -> None:
     """The store is used by every request thread of the gateway at once."""
     store = _s3(seaweed)

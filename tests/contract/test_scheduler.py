@@ -156,7 +156,7 @@ ADAPTERS: dict[str, Callable[[Path], AbstractContextManager[Bench]]] = {
     "slurm-ssh": slurm_ssh_bench,
     "pyslurm": pyslurm_bench,
 }
-RUNNING_ADAPTERS = [name for name in ADAPTERS if name != "fake"]
+RUNNING_ADAPTERS = [pytest.param(name, marks=pytest.mark.slow) for name in ADAPTERS if name != "fake"]
 CLUSTER = []  # the real SLURM in containers, collected only where it is asked for
 if os.environ.get("DIVBASE_CLUSTER") == "1":
     for name, real in {"slurm-cluster": slurm_cluster_bench, "pyslurm-cluster": pyslurm_cluster_bench}.items():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +19,13 @@ from divbase_gateway.domain.errors import NotFound, StoreUnavailable
 from divbase_gateway.ports import ObjectInfo, ObjectStore
 from divbase_gateway.settings import Settings
 
-from tests.api import Api, build_api
+from tests.api import Api, build_api, one_event_loop
 from tests.fakes.clock import FakeClock
 from tests.fakes.scheduler import FakeScheduler
 from tests.postgres import Postgres, start_postgres
+
+BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
+"""The parameters of a fixture: what is the same on both is asked of one in a hurry."""
 
 
 def _run_folder(factory: pytest.TempPathFactory, worker: str) -> Path:
@@ -43,7 +48,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=BOTH)
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a database without tables."""
     if request.param == "sqlite":
@@ -54,17 +59,53 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+class Databases:
+    """One database of each kind for a worker, made anew for each test.
+
+    The engine stays: SQLAlchemy keeps the SQL of a statement with it, and making that takes longer than running it.
+    """
+
+    def __init__(self) -> None:
+        self._opened: dict[str, Database] = {}
+
+    @contextmanager
+    def at(self, url: str) -> Iterator[Database]:
+        if url not in self._opened:
+            self._opened[url] = Database(url)
+        database = self._opened[url]
+        try:
+            yield database
+        finally:
+            database.close()  # its connections; the next one that is asked for is opened again
+
+
+@pytest.fixture(scope="session")
+def databases() -> Databases:
+    return Databases()
+
+
+@pytest.fixture(params=BOTH)
+def database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, databases: Databases
+) -> Iterator[Database]:
     """A database with the newest schema and no rows."""
     if request.param == "sqlite":
-        path = tmp_path / "divbase.sqlite3"
+        path = tmp_path_factory.getbasetemp() / "divbase.sqlite3"
+        for rest in path.parent.glob(f"{path.name}-*"):
+            rest.unlink()
         shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
-        yield from _opened(f"sqlite:///{path}")
+        with databases.at(f"sqlite:///{path}") as opened:
+            yield opened
         return
     postgres: Postgres = request.getfixturevalue("postgres")
-    with postgres.database(migrated=True) as url:
-        yield from _opened(url)
+    with postgres.database(migrated=True, name=f"t_{os.getpid()}") as url, databases.at(url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session", autouse=True)
+def event_loop_for_requests() -> Iterator[None]:
+    with one_event_loop():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -79,14 +120,6 @@ def readable_logs() -> Iterator[None]:
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
-
-
-def _opened(url: str) -> Iterator[Database]:
-    database = Database(url)
-    try:
-        yield database
-    finally:
-        database.close()
 
 
 class Buckets:

@@ -7,11 +7,12 @@ from datetime import timedelta
 import pytest
 from divbase_gateway.db.models import ApiKeyRow
 from divbase_gateway.domain.projects import Role
-from sqlalchemy import event, select
+from sqlalchemy import select
 
 from tests.api import Api, Caller
 from tests.fakes.clock import FakeClock
 from tests.integration.conftest import Buckets
+from tests.statements import statements_of
 
 
 @pytest.fixture
@@ -306,12 +307,7 @@ def test_a_project_read_takes_two_queries(api: Api, ada: Caller) -> None:
     """One for key, user, project and role; one for the answer. More would slow every request down."""
     api.add_member(api.add_project("owls"), ada.user, Role.READ)
     ada.get("/projects/owls")  # notes the key's use
-    statements: list[str] = []
-    event.listen(
-        api.gateway.sessions.engine,
-        "before_cursor_execute",
-        lambda _c, _cursor, statement, *_rest: statements.append(statement),
-    )
 
-    assert ada.get("/projects/owls").status_code == 200
+    with statements_of(api.gateway.sessions) as statements:
+        assert ada.get("/projects/owls").status_code == 200
     assert len([each for each in statements if each.startswith("SELECT")]) == 2

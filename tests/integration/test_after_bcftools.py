@@ -20,6 +20,8 @@ from divbase_jobscripts import node
 
 from tests.integration.test_planning_bcftools import Content, Genotypes, Site, catalogued, make_contents, write_file
 
+pytestmark = pytest.mark.slow  # real programs
+
 EVERYONE = Selection(all_samples=True)
 
 

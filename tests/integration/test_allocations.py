@@ -17,13 +17,14 @@ from divbase_gateway.db.session import Database
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.settings import FileSettings, LimitSettings, SchedulerSettings, Settings
 from httpx import Response
-from sqlalchemy import event, select
+from sqlalchemy import select
 
 from tests.api import Api, Caller, build_api
 from tests.fakes.clock import FakeClock
 from tests.fakes.object_store import FakeObjectStore
 from tests.fakes.scheduler import FakeScheduler
 from tests.lab import FaultyStore, Lab, send_in_memory, together
+from tests.statements import at_each_statement, statements_of
 from tests.variants import simulate
 
 JUNE = datetime(2025, 6, 1, tzinfo=UTC)  # the clock of the tests stands at noon of this day
@@ -380,13 +381,9 @@ def test_a_user_does_not_slip_through_in_two_projects_at_once(make_world: Callab
 def test_without_limits_nothing_is_counted(make_world: Callable[..., World]) -> None:
     """A site that limits nothing pays nothing for it."""
     world = make_world(max_cores=4)
-    statements: list[str] = []
-    event.listen(
-        world.api.gateway.sessions.engine,
-        "before_cursor_execute",
-        lambda _connection, _cursor, statement, *_rest: statements.append(statement),
-    )
-    world.accept()
+    with statements_of(world.api.gateway.sessions) as statements:
+        world.accept()
+    assert statements
     assert not any("sum(" in statement for statement in statements)
 
 
@@ -447,8 +444,7 @@ def test_only_open_jobs_and_the_month_s_attempts_are_read(database: Database) ->
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
             found.extend(row[3] for row in plan)
 
-    event.listen(database.engine, "before_cursor_execute", explain)
-    with database.read() as session:
+    with at_each_statement(database, explain), database.read() as session:
         rows.open_now(session, project_id=1)
         rows.open_now(session, user_id=1)
         usage_rows.core_seconds(session, JUNE, JUNE + timedelta(days=30), project_id=1)

@@ -17,6 +17,8 @@ from divbase_gateway.settings import leaves
 
 from tests.integration.conftest import free_port
 
+pytestmark = pytest.mark.slow  # real programs
+
 
 class Run:
     """Runs `divbase-gateway` in a folder of its own, over the database of the test."""
@@ -43,7 +45,6 @@ def run(tmp_path: Path, empty_url: str) -> Run:
     return Run(tmp_path, {"DIVBASE_DATABASE__URL": empty_url})
 
 
-@pytest.mark.slow
 def test_init_sets_a_site_up_once(run: Run, empty_url: str) -> None:
     """Tables, the first admin and a key that works; the second time nothing is changed and no key printed."""
     first = run("init", "--email", "Ada@Example.org")
@@ -60,7 +61,6 @@ def test_init_sets_a_site_up_once(run: Run, empty_url: str) -> None:
     assert "set up already; ada@example.org" in again.stderr
 
 
-@pytest.mark.slow
 def test_init_with_a_bad_address_is_one_line(run: Run) -> None:
     """A mistake of the operator is no traceback."""
     answer = run("init", "--email", "ada")
@@ -70,14 +70,12 @@ def test_init_with_a_bad_address_is_one_line(run: Run) -> None:
     assert "Traceback" not in answer.stderr
 
 
-@pytest.mark.slow
 def test_migrate_says_what_it_did(run: Run) -> None:
     """From where to where; and nothing to do the second time."""
     assert run("migrate").stdout == f"Migrated from nothing to {migrate.head()}.\n"
     assert run("migrate").stdout == f"The schema is at revision {migrate.head()}.\n"
 
 
-@pytest.mark.slow
 def test_serve_refuses_a_schema_that_it_does_not_know(run: Run) -> None:
     """A gateway that is newer than its database says so instead of failing in the middle of requests."""
     answer = run("serve")
@@ -86,7 +84,6 @@ def test_serve_refuses_a_schema_that_it_does_not_know(run: Run) -> None:
     assert "divbase-gateway migrate" in answer.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
 def test_doctor_tells_every_failure_and_what_to_do(run: Run) -> None:
     """Each check by itself, as data with --json; exit status 1 because S3 is not there."""
@@ -108,7 +105,6 @@ def test_doctor_tells_every_failure_and_what_to_do(run: Run) -> None:
     assert all(check["hint"] for check in checks.values() if not check["ok"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
 def test_settings_are_printed_with_their_source(run: Run) -> None:
     """What holds, and where it came from; as data with --json."""
@@ -120,7 +116,6 @@ def test_settings_are_printed_with_their_source(run: Run) -> None:
     assert lines["jobs.tick_s"]["source"] == "default"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
 def test_wrong_settings_are_told_before_anything_is_done(run: Run) -> None:
     """A misspelt name in the file is one error line with the name that was meant."""

@@ -35,6 +35,8 @@ from divbase_jobscripts.render import node_helper_source
 from tests.fakes.node_gateway import TOKEN, NodeGateway
 from tests.variants import bgzf
 
+pytestmark = pytest.mark.slow  # real programs
+
 CASES = int(os.environ.get("DIVBASE_DIFFERENTIAL_CASES", "12"))
 FIRST = int(os.environ.get("DIVBASE_DIFFERENTIAL_FROM", "0"))
 CONTIGS = {"chr1": 8_000_000, "chr-2": 400_000, "HLA:3-1": 60_000, "chr4": 3_000_000}
@@ -339,7 +341,6 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ensure_bcftools(tmp_path_factory.mktemp("bcftools")).path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + CASES))
 def test_a_random_query_is_answered_as_by_hand(
     tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch, seed: int

@@ -18,8 +18,8 @@ from tests.variants import simulate
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest, database: Database, bucket_name: str) -> Lab:
-    """An empty project, on SQLite with a real S3 and on PostgreSQL with the store in memory: neither sees the other."""
-    if request.node.callspec.params["database"] == "postgresql":
+    """An empty project, on SQLite with the store in memory and on PostgreSQL with a real S3: neither sees the other."""
+    if request.node.callspec.params["database"] == "sqlite":
         return lab_in_memory(database)
     return lab_on_s3(database, request.getfixturevalue("seaweed"), bucket_name)
 

@@ -39,6 +39,8 @@ from tests.fakes.scheduler import FakeJob, FakeScheduler, LostAnswer
 from tests.lab import Lab, build_lab, send_over_http
 from tests.variants import VariantFile, simulate
 
+pytestmark = pytest.mark.slow  # real programs
+
 RUNNING = Sighting("RUNNING", node="n1")
 MIB = 1 << 20
 
@@ -286,7 +288,6 @@ def test_neither_script_nor_queue_knows_a_url(world: World) -> None:
         assert world.door.url not in text
 
 
-@pytest.mark.slow
 def test_a_large_result_goes_in_parts_that_the_gateway_joins(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards: the URLs of an upload that was begun at submission are enough; its parts are joined and verified."""
     file = simulate(world.path / "large.vcf.gz", samples=300, sites=2500, index="csi")
@@ -444,7 +445,6 @@ def test_an_attempt_that_runs_is_not_given_up(world: World) -> None:
 # --- what goes wrong -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_urls_that_expired_in_the_queue(world: World) -> None:
     """Guards: the node can tell nobody but by its exit status; the next attempt is signed anew, and counted."""
     world.restart(manifest_expiry=timedelta(seconds=1))
@@ -462,7 +462,6 @@ def test_urls_that_expired_in_the_queue(world: World) -> None:
     assert world.end(job) == ("SUCCEEDED", None)
 
 
-@pytest.mark.slow
 def test_urls_that_expire_for_good_end_the_job(world: World) -> None:
     """Guards: the attempts are bounded, and the reason is the user's to read."""
     world.restart(manifest_expiry=timedelta(seconds=1), max_attempts=1)
@@ -474,7 +473,6 @@ def test_urls_that_expire_for_good_end_the_job(world: World) -> None:
     assert "access to the object store" in str(row.message)
 
 
-@pytest.mark.slow
 def test_urls_that_expire_while_the_job_runs(world: World) -> None:
     """Guards: 403 in the middle is told apart from other refusals."""
 
@@ -507,7 +505,6 @@ def test_the_store_goes_away_at_the_push_and_comes_back(world: World) -> None:
     assert world.end(job) == ("SUCCEEDED", None)
 
 
-@pytest.mark.slow
 def test_the_store_stays_away(world: World) -> None:
     """Guards: the exit status says what no report can, and another attempt follows."""
 
@@ -523,7 +520,6 @@ def test_the_store_stays_away(world: World) -> None:
     assert (world.job(job).state, world.attempts(job)[0].outcome) == ("ACCEPTED", "store_unavailable")
 
 
-@pytest.mark.slow
 def test_a_busy_store_is_asked_again(world: World) -> None:
     """Guards: 503 on every kind of request is a pause."""
     world.door.fail = 3
@@ -576,7 +572,6 @@ def test_a_signal_still_ships_log_and_report(world: World, number: int, status: 
     assert world.end(job) == ("FAILED", reason)
 
 
-@pytest.mark.slow
 def test_a_report_that_cannot_be_read_yet_decides_nothing(world: World) -> None:
     """Guards: the scheduler's end and a store that is away are no failure; the job is judged when the store is back."""
     job = world.submit()
@@ -654,7 +649,6 @@ def test_doctor_finds_out_what_the_store_does(world: World, seaweed: S3Endpoint)
 # --- the whole, with the embedded scheduler ------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_whole_job_with_the_embedded_scheduler(world: World, bcftools: Path) -> None:
     """Guards: accepted, submitted, run and settled by real scheduler and thread, with no port of the gateway open."""
     gateway = world.lab.api.gateway

@@ -25,6 +25,8 @@ from tests.fakes.node_gateway import TOKEN, NodeGateway
 from tests.parts import BlockFile, block_file, in_manifest, some_regions, variant_text
 from tests.variants import vcf_header, vcf_records
 
+pytestmark = pytest.mark.slow  # real programs
+
 MIDDLE = Region("chr1", 1_500_000, 2_500_000)
 
 

@@ -28,6 +28,8 @@ from tests.golden.scripts import CONCAT, FILLED, INDEX, MERGE, MIXED, SINGLE, TA
 from tests.parts import BlockFile, block_file, in_manifest
 from tests.variants import EOF_BLOCK, simulate, vcf_header, vcf_records, write_variants
 
+pytestmark = pytest.mark.slow  # real programs
+
 CONTIGS = {"chr1": 1_000_000, "chr2": 500_000}
 NORTH = ["N1", "N2", "N3"]
 SOUTH = ["S1", "S2"]

@@ -28,6 +28,8 @@ from tests.fakes.slurm_cluster import FakeCluster
 from tests.integration.test_commands import Run
 from tests.integration.test_usage import Books
 
+pytestmark = pytest.mark.slow  # real programs
+
 MINUTE = timedelta(minutes=1)
 
 
@@ -152,7 +154,6 @@ def test_audit_of_a_site_where_all_is_well(site: Site) -> None:
     assert printed.endswith("Clean.\n")
 
 
-@pytest.mark.slow
 def test_the_program_s_exit_status_is_the_audit_s(site: Site, tmp_path: Path) -> None:
     """Guards: cron and CI look at the status of the real program; 0 clean, 1 findings."""
     program = Run(tmp_path, site.settings)

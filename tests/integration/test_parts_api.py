@@ -20,12 +20,15 @@ from divbase_gateway.reconciler import Pace, Reconciler
 from divbase_gateway.services.files import catalogue_of
 from divbase_gateway.services.index_maps import MapCache
 from httpx import Response
-from sqlalchemy import delete, event, select, update
+from sqlalchemy import delete, select, update
 
 from tests.fakes.scheduler import FakeScheduler
 from tests.lab import Lab, lab_in_memory
 from tests.small_file import assemble
+from tests.statements import at_each_statement
 from tests.variants import bgzf, index_variants, vcf_header, vcf_records
+
+pytestmark = pytest.mark.slow  # many requests each
 
 CONTIGS = {"chr1": 20_000_000, "chr2": 1_000_000}
 Mode = Literal["gateway", "manifest"]
@@ -228,11 +231,8 @@ def counted_queries(database: Database) -> Iterator[list[str]]:
         if "index_maps" in statement:
             said.append(statement)
 
-    event.listen(database.engine, "before_cursor_execute", note)
-    try:
+    with at_each_statement(database, note):
         yield said
-    finally:
-        event.remove(database.engine, "before_cursor_execute", note)
 
 
 def test_maps_are_asked_for_once(lab: Lab, database: Database) -> None:

@@ -23,6 +23,8 @@ from divbase_gateway.domain.vcf import measure_header, parse_header
 from tests.small_file import assemble
 from tests.variants import bgzf, vcf_header
 
+pytestmark = pytest.mark.slow  # real programs
+
 WINDOW = 1 << 14
 CONTIGS = {"one": 40_000_000, "bare": 5_000, "HLA:1-2": 300_000, "chr-3": 9_000_000, "last": 100_000, "idle": 10}
 """`bare` and `idle` have no records."""
@@ -211,7 +213,6 @@ def test_few_bins_and_spans_lose_nothing(tmp_path: Path, kind: int, monkeypatch:
     assert len(list(compare(tmp_path, 50 + kind, kind, 8))) == 8
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("without_fallback")
 @pytest.mark.parametrize("seed", range(100, 104))
 @pytest.mark.parametrize("kind", range(len(KINDS)))

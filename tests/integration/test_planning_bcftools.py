@@ -22,6 +22,8 @@ from divbase_gateway.domain.queries import CombineKind, OutputFormat, Plan, Proc
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.slow  # real programs
+
 REAL = Path(__file__).parents[3] / "shared" / "data"
 CONTIGS = ("1", "2", "X:y")
 Site = tuple[str, int]
@@ -196,7 +198,6 @@ def inside(content: Content, region: str) -> Content:
     everyone=st.booleans(),
     output=st.sampled_from([OutputFormat.VCF_GZ, OutputFormat.BCF]),
 )
-@pytest.mark.slow
 def test_a_plan_is_right_or_refuses(
     seed: int, sizes: list[int], parts: int, same_headers: bool, overlap: bool, region: str, everyone: bool,
     output: OutputFormat,
@@ -290,7 +291,6 @@ def test_the_same_plan_gives_the_same_bytes(tmp_path: Path) -> None:
     assert run_plan(plan, tmp_path, tmp_path / "two").read_bytes() == first
 
 
-@pytest.mark.slow
 def test_a_wide_merge_becomes_a_tree_with_the_samples_in_order(tmp_path: Path) -> None:
     """More files than one merge takes are merged in groups, and the columns are those of a flat merge."""
     rng = random.Random(3)

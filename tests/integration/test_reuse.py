@@ -15,6 +15,8 @@ from tests.integration import test_reconciler as reconciling
 from tests.integration.test_reconciler import COMPLETED, FAILED, World
 from tests.variants import VariantFile, simulate
 
+pytestmark = pytest.mark.slow  # many requests each
+
 variants, world = reconciling.variants, reconciling.world
 
 EVERYTHING = {"all_samples": True, "command": "view"}

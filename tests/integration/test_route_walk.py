@@ -31,6 +31,8 @@ from tests.fakes.scheduler import FakeScheduler
 from tests.integration.conftest import gateway_without_parts
 from tests.lab import FaultyStore, Lab, send_in_memory, stated_parts
 
+pytestmark = pytest.mark.slow  # many requests each
+
 NOTES = b"hello"
 QUERY = {"all_samples": True, "command": "view", "name": "result"}
 TOKENS = {"owls": "t" * 43, "other": "o" * 43}

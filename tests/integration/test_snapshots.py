@@ -21,6 +21,8 @@ from tests.fakes.clock import FakeClock
 from tests.lab import Lab, lab_in_memory, together
 from tests.variants import VariantFile, simulate
 
+pytestmark = pytest.mark.slow  # many requests each
+
 TABLE = b"#Sample_ID\tArea\nS001\tNorth\nS002\tWest\n"
 
 

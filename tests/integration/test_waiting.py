@@ -19,12 +19,13 @@ from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.slurm.commands import SlurmCommands
 from divbase_gateway.slurm.runners import LocalRunner
 from divbase_gateway.slurm.scheduler import CliScheduler
-from sqlalchemy import event, select, update
+from sqlalchemy import select, update
 
 from tests.crowd import CLUSTER, positions, write_crowd
 from tests.fakes.clock import FakeClock
 from tests.fakes.object_store import FakeObjectStore
 from tests.fakes.recorded_slurm import RecordedSlurm, squeue_line
+from tests.statements import statements_of
 
 
 class Crowd:
@@ -163,19 +164,13 @@ def test_commands_and_statements_of_a_tick_do_not_grow_with_the_jobs(crowd: Crow
     """Guards: one squeue a tick for any number of waiting jobs, whatever changed, and with two gateways the same; no
     row is read whole or written alone (`python -m benchmarks ticks` measures what is left)."""
     crowd.add(count)
-    statements: list[str] = []
-    event.listen(
-        crowd.database.engine,
-        "before_cursor_execute",
-        lambda connection, cursor, statement, values, context, many: statements.append(statement),
-    )
     leader, other = crowd.reconciler("one"), crowd.reconciler("another")
     counts = []
     for reason in ("Priority", "Resources"):
         crowd.waits(*({"PriorityLong": number, "Reason": reason} for number in range(count)))
-        statements.clear()
         begun = time.process_time()
-        leader.tick()
+        with statements_of(crowd.database) as statements:
+            leader.tick()
         assert time.process_time() - begun < 6
         counts.append(len(statements))
         other.tick()

@@ -540,6 +540,7 @@ class TestKeys:
         assert json.loads(gateway.requests("POST /api/v1/keys")[0].body) == {"name": "robot", "expires_in_days": None}
 
 
+@pytest.mark.slow  # a new process each
 class TestCompletion:
     def complete(self, shell: Shell, line: str) -> list[str]:
         variables = {"_DIVBASE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}

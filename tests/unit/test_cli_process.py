@@ -15,6 +15,8 @@ import pytest
 
 from tests.fakes.gateway_server import KEY, FakeGateway, Fault, running_gateway
 
+pytestmark = pytest.mark.slow  # real programs
+
 PART = 1 << 16
 DIVBASE = [sys.executable, "-m", "divbase_cli.main"]
 
@@ -148,7 +150,6 @@ def test_exit_code_of_the_process(environment: dict[str, str]) -> None:
     assert done.stderr == "divbase: There is no file nope. List them: divbase files ls\n"
 
 
-@pytest.mark.slow
 def test_gateway_that_is_not_there(environment: dict[str, str]) -> None:
     """A refused connection is exit code 7, after the bounded retries."""
     with running_gateway() as gone:

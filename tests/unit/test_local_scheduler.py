@@ -22,6 +22,8 @@ from divbase_gateway.ports import Sighting, SlurmRef, Submission
 
 from tests.contract.test_scheduler import SystemClock, alive, wait_until_gone
 
+pytestmark = pytest.mark.slow  # real programs
+
 
 @dataclass
 class Machine:

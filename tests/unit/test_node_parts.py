@@ -77,6 +77,7 @@ def small_file(made: Lines, spans: list[tuple[int, int, int, int]]) -> tuple[nod
     return small, written.getvalue()
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(spans_of_lines())
 def test_small_file(example: tuple[Lines, list[tuple[int, int, int, int]]]) -> None:

@@ -13,6 +13,8 @@ import pytest
 from divbase_gateway.slurm.pyslurm_process import WORKER, AnsweredWithError, PyslurmProcess, worker_command
 from divbase_gateway.slurm.runners import RunnerUnavailable
 
+pytestmark = pytest.mark.slow  # real programs
+
 LIMIT_S = 10.0
 
 WORKER_LIKE = """

@@ -24,6 +24,8 @@ from divbase_gateway.slurm.pyslurm_worker import Invalid, header
 from tests.fakes.pyslurm_worker import FAKE, scheduler_over
 from tests.fakes.slurm_cluster import FakeCluster
 
+pytestmark = pytest.mark.slow  # real programs
+
 HEADER = """#SBATCH --job-name=of-the-script
 #SBATCH --comment=k3v9,lynx,user7
 #SBATCH --account=p2024-17 --partition=core

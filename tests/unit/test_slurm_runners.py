@@ -20,6 +20,8 @@ from divbase_gateway.slurm.ssh import SshRunner
 
 from tests.fakes.ssh_server import FakeSshd
 
+pytestmark = pytest.mark.slow  # real programs
+
 
 @pytest.fixture
 def sshd(tmp_path: Path) -> Iterator[FakeSshd]:

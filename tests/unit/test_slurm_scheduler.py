@@ -16,6 +16,8 @@ from divbase_gateway.slurm.scheduler import CliScheduler
 
 from tests.fakes.slurm_cluster import FakeCluster
 
+pytestmark = pytest.mark.slow  # real programs
+
 
 class SystemClock:
     def now(self) -> datetime:

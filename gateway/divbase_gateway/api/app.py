@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -38,10 +39,11 @@ NOUNS = (
 
 def create_app(gateway: Gateway) -> FastAPI:
     """The app of this gateway. It starts and stops nothing: who runs it closes the gateway."""
-    app = _bare_app()
+    app = FastAPI(openapi_url=None)  # and with it the documentation: the shared routes have both
+    app.router.routes.extend(_all_routes().routes)
     app.state.gateway = gateway
     app.state.readiness = Readiness(gateway.sessions, gateway.store, gateway.scheduler, gateway.clock)
-    app.state.templates = {context.endpoint: context.path for context in iter_route_contexts(app.routes)}
+    app.state.templates = _templates()
     install_error_handlers(app)
     app.add_middleware(RequestLog, max_body_bytes=gateway.settings.server.max_body_mib * 1024 * 1024)
     return app
@@ -49,10 +51,12 @@ def create_app(gateway: Gateway) -> FastAPI:
 
 def openapi_document() -> dict[str, Any]:
     """The OpenAPI document of the routes; it is the same for every site."""
-    return _bare_app().openapi()
+    return _all_routes().openapi()
 
 
-def _bare_app() -> FastAPI:
+@cache
+def _all_routes() -> FastAPI:
+    """The routes alone. They know no gateway, and reading their signatures takes longer than many a request."""
     app = FastAPI(
         title="DivBase",
         version=VERSION,
@@ -65,6 +69,12 @@ def _bare_app() -> FastAPI:
     for module in _modules():
         app.include_router(module.router, prefix=PREFIX)
     return app
+
+
+@cache
+def _templates() -> dict[Any, str | None]:
+    """The path of each endpoint, as it is documented."""
+    return {context.endpoint: context.path for context in iter_route_contexts(_all_routes().routes)}
 
 
 def _modules() -> list[ModuleType]:

@@ -93,5 +93,5 @@ def _request_id(given: str | None) -> str:
 
 def _template(scope: Scope) -> str:
     """The route's path with its parameters by name; of unknown paths only that they are."""
-    templates: dict[object, str] = scope["app"].state.templates
-    return templates.get(scope.get("endpoint"), "(no such route)")
+    templates: dict[object, str | None] = scope["app"].state.templates
+    return templates.get(scope.get("endpoint")) or "(no such route)"
