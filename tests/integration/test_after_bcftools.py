@@ -15,9 +15,9 @@ import pytest
 from divbase_gateway.domain.files import CataloguedFile
 from divbase_gateway.domain.planning import make_plan
 from divbase_gateway.domain.queries import OutputFormat, Plan, Process, QueryRequest, Selection
-from divbase_gateway.local.bcftools import ensure_bcftools
 from divbase_jobscripts import node
 
+from tests.bcftools import bcftools_for_tests
 from tests.integration.test_planning_bcftools import Content, Genotypes, Site, catalogued, make_contents, write_file
 
 pytestmark = pytest.mark.slow  # real programs
@@ -27,7 +27,7 @@ EVERYONE = Selection(all_samples=True)
 
 @pytest.fixture(scope="module")
 def bcftools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ensure_bcftools(tmp_path_factory.mktemp("bcftools")).path
+    return bcftools_for_tests(tmp_path_factory.mktemp("bcftools"))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ A case is its seed, which is in the test's name: files of any layout, contigs an
 variants that reach far; then regions, filters and samples. Equal have to be header, samples in order, and records.
 
     DIVBASE_DIFFERENTIAL_CASES=500 DIVBASE_DIFFERENTIAL_FROM=1000 pytest tests/integration/test_differential.py
+
+DIVBASE_TEST_BCFTOOLS names another bcftools than that of pysam.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ from divbase_gateway.domain.planning import make_plan
 from divbase_gateway.domain.plans import part_to_dict
 from divbase_gateway.domain.queries import Plan, Process, QueryRequest, Selection
 from divbase_gateway.domain.vcf import measure_header, parse_header
-from divbase_gateway.local.bcftools import ensure_bcftools
 from divbase_jobscripts.render import node_helper_source
 
+from tests.bcftools import bcftools_for_tests
 from tests.fakes.node_gateway import TOKEN, NodeGateway
 from tests.variants import bgzf
 
@@ -338,7 +340,7 @@ def takes_part(question: Question, file: CataloguedFile) -> bool:
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ensure_bcftools(tmp_path_factory.mktemp("bcftools")).path
+    return bcftools_for_tests(tmp_path_factory.mktemp("bcftools"))
 
 
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + CASES))

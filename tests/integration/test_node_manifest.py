@@ -22,7 +22,6 @@ from divbase_gateway.bootstrap import SystemClock
 from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.doctor import examine
-from divbase_gateway.local.bcftools import ensure_bcftools
 from divbase_gateway.local.scheduler import LocalScheduler
 from divbase_gateway.local.seaweedfs import S3Endpoint
 from divbase_gateway.ports import ObjectStore, Sighting, Submission
@@ -33,6 +32,7 @@ from divbase_gateway.settings import DatabaseSettings, JobSettings, S3Settings, 
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
+from tests.bcftools import bcftools_for_tests
 from tests.fakes.clock import FakeClock
 from tests.fakes.s3_door import S3Door
 from tests.fakes.scheduler import FakeJob, FakeScheduler, LostAnswer
@@ -47,7 +47,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def bcftools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ensure_bcftools(tmp_path_factory.mktemp("bcftools")).path
+    return bcftools_for_tests(tmp_path_factory.mktemp("bcftools"))
 
 
 @pytest.fixture(scope="module")

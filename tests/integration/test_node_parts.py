@@ -18,9 +18,9 @@ from divbase_gateway.domain import spans
 from divbase_gateway.domain.bgzf import data_position, unpack_blocks
 from divbase_gateway.domain.indexes import parse_index
 from divbase_gateway.domain.regions import Region, format_regions
-from divbase_gateway.local.bcftools import ensure_bcftools
 from divbase_jobscripts import node
 
+from tests.bcftools import bcftools_for_tests
 from tests.fakes.node_gateway import TOKEN, NodeGateway
 from tests.parts import BlockFile, block_file, in_manifest, some_regions, variant_text
 from tests.variants import vcf_header, vcf_records
@@ -32,7 +32,7 @@ MIDDLE = Region("chr1", 1_500_000, 2_500_000)
 
 @pytest.fixture(scope="module")
 def bcftools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ensure_bcftools(tmp_path_factory.mktemp("bcftools")).path
+    return bcftools_for_tests(tmp_path_factory.mktemp("bcftools"))
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ import psutil
 import pysam
 import pytest
 from divbase_gateway.domain.regions import Region
-from divbase_gateway.local.bcftools import ensure_bcftools
 from divbase_jobscripts import node
 from divbase_jobscripts.render import IndexScript, QueryScript, node_helper_source
 
+from tests.bcftools import bcftools_for_tests
 from tests.fakes.node_gateway import SIGNATURE, TOKEN, NodeGateway
 from tests.golden.scripts import CONCAT, FILLED, INDEX, MERGE, MIXED, SINGLE, TABLE, render
 from tests.parts import BlockFile, block_file, in_manifest
@@ -37,7 +37,7 @@ SOUTH = ["S1", "S2"]
 
 @pytest.fixture(scope="module")
 def bcftools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ensure_bcftools(tmp_path_factory.mktemp("bcftools")).path
+    return bcftools_for_tests(tmp_path_factory.mktemp("bcftools"))
 
 
 @pytest.fixture
