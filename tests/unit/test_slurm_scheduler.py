@@ -280,8 +280,9 @@ def test_broken_connection_during_sbatch_is_unknown() -> None:
         on(Cut("", "")).submit(job("lost"))
 
 
-def test_look_at_10000_jobs_takes_less_than_a_second_of_processor_time() -> None:
-    """Two commands, and their answers read once; half of the jobs have ended."""
+def test_a_look_at_10000_jobs_is_two_commands() -> None:
+    """Their answers are read once, half of the jobs have ended. `python -m benchmarks ticks` says how long it takes;
+    here is only what nobody reaches who reads a line for each job."""
     at = datetime.fromtimestamp(1000, UTC)
     refs = [SlurmRef("c", str(number), f"divbase-p-{number}-0a1b2c3d", at) for number in range(1, 10_001)]
     squeue = "\n".join(f"{r.job_id}|RUNNING|0|0:0|1000|1001|1601|c2|100|main|None|{r.name}|" for r in refs[:5000])
@@ -295,7 +296,7 @@ def test_look_at_10000_jobs_takes_less_than_a_second_of_processor_time() -> None
     seen = on(runner).observe(refs)
     took = time.process_time() - begun
     assert (len(seen.seen), len(runner.calls), seen.unjudged) == (10_000, 2, frozenset())
-    assert took < 1.0
+    assert took < 10
 
 
 def test_more_ends_than_one_command_line_carries_wait_for_the_next_look() -> None:
