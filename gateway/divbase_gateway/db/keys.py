@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import String, and_, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from divbase_gateway.db.models import ApiKeyRow, MembershipRow, ProjectRow, UserRow
@@ -21,24 +21,27 @@ class KeyHolder(NamedTuple):
     role: str | None
 
 
+# Built once: every request asks this, and making the statement takes as long as running it.
+_OF_PREFIX = (
+    select(ApiKeyRow, UserRow)
+    .join(UserRow, UserRow.id == ApiKeyRow.user_id)
+    .where(ApiKeyRow.prefix == bindparam("prefix", type_=String))
+)
+_OF_PREFIX_IN_PROJECT = (
+    _OF_PREFIX.add_columns(ProjectRow, MembershipRow.role)
+    .outerjoin(ProjectRow, ProjectRow.name == bindparam("project", type_=String))
+    .outerjoin(
+        MembershipRow, and_(MembershipRow.project_id == ProjectRow.id, MembershipRow.user_id == ApiKeyRow.user_id)
+    )
+)
+
+
 def find_holder(session: Session, prefix: str, project: str | None) -> KeyHolder | None:
     """The key of this prefix with its user and, in the same query, the project and the user's role in it."""
     if project is None:
-        plain = (
-            select(ApiKeyRow, UserRow).join(UserRow, UserRow.id == ApiKeyRow.user_id).where(ApiKeyRow.prefix == prefix)
-        )
-        pair = session.execute(plain).one_or_none()
+        pair = session.execute(_OF_PREFIX, {"prefix": prefix}).one_or_none()
         return None if pair is None else KeyHolder(pair[0], pair[1], None, None)
-    query = (
-        select(ApiKeyRow, UserRow, ProjectRow, MembershipRow.role)
-        .join(UserRow, UserRow.id == ApiKeyRow.user_id)
-        .outerjoin(ProjectRow, ProjectRow.name == project)
-        .outerjoin(
-            MembershipRow, and_(MembershipRow.project_id == ProjectRow.id, MembershipRow.user_id == ApiKeyRow.user_id)
-        )
-        .where(ApiKeyRow.prefix == prefix)
-    )
-    row = session.execute(query).one_or_none()
+    row = session.execute(_OF_PREFIX_IN_PROJECT, {"prefix": prefix, "project": project}).one_or_none()
     return None if row is None else KeyHolder(row[0], row[1], row[2], row[3])
 
 
