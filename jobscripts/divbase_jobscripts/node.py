@@ -62,6 +62,12 @@ WORDS_BYTES = 8 << 10  # of each process's own words that are kept
 LOGGED_LINES = 500  # of each process's own words that are printed
 ENDING_S = {"timed_out": 40, "cancelled": 8}  # how long the last acts may take before SLURM kills the job
 
+# Releases of bcftools: docs/bcftools.md has the commands that show what is said here.
+OLDEST_BCFTOOLS = (1, 16)  # that DivBase is tested with
+BRACES_FROM = (1, 18)  # {contig}:1-100 is understood
+PLACE_OPTIONS = (b"-r", b"--regions", b"-t", b"--targets")
+MERGE_IS_WRONG = ((1, 19), (1, 21))  # from, and no more: values of samples are given to others
+
 EXIT_NOT_OURS = 3
 # Nobody could be told how it ended; the same again may well work.
 EXIT_UNREPORTED = {"store_unavailable": 74, "gateway_unavailable": 75, "urls_expired": 76}
@@ -621,6 +627,22 @@ def claim(job):
             "how it is found (the script's prologue)." % socket.gethostname(),
         )
     say("bcftools %s, htslib %s, Python %s" % (tools["bcftools"], tools["htslib"], tools["python"]))
+    if release_of(tools["bcftools"]) < OLDEST_BCFTOOLS:
+        raise too_old(tools["bcftools"], "is older than any that DivBase is tested with", OLDEST_BCFTOOLS)
+
+
+def release_of(version):
+    """(1, 21) of 1.21 and of 1.21-3-gf00; what cannot be read is taken for a new one."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return tuple(int(number) for number in numbers.groups()) if numbers else (999,)
+
+
+def too_old(version, words, enough):
+    return Failed(
+        "bcftools_missing",
+        "bcftools %s on the compute node %s %s; this job needs %d.%d or later. The site's administrator sets how it is "
+        "found (the script's prologue)." % (version, socket.gethostname(), words, enough[0], enough[1]),
+    )
 
 
 def tool_versions():
@@ -1610,6 +1632,7 @@ def run(job):
     for name in ("tmp", "out"):
         job.folder(name)
     processes = read_pipeline(job.path("pipeline"))
+    require_release((job.state.get("tools") or tool_versions())["bcftools"], processes)
     pipeline = Pipeline(job, processes)
     total = sum(os.path.getsize(staged_path(job, entry)) for entry in job.manifest["inputs"])
     with Progress(job.desk, "running", total, pipeline.bytes_read):
@@ -1621,6 +1644,21 @@ def run(job):
     job.state.save()
     counted = ", ".join("%d %s" % (counts[name], name) for name in sorted(counts))
     say("ran: %d processes in %.1f s; %s" % (len(processes), job.state["timings"]["running_s"], counted))
+
+
+def require_release(version, processes):
+    """Raises Failed where that bcftools would answer wrongly, or not at all, and would not say why."""
+    release = release_of(version or "")
+    if MERGE_IS_WRONG[0] <= release < MERGE_IS_WRONG[1] and any(process.argv[0] == b"merge" for process in processes):
+        words = "gives values of some samples to others when it merges files (bcftools issue 2244)"
+        raise too_old(version, words, MERGE_IS_WRONG[1])
+    if release < BRACES_FROM and any(has_braces(process.argv) for process in processes):
+        raise too_old(version, "cannot read regions of a contig with ':' in its name", BRACES_FROM)
+
+
+def has_braces(argv):
+    """Whether a place is given as {contig}:1-100, as it is where the name has a colon."""
+    return any(word in PLACE_OPTIONS and b"{" in argv[at + 1] for at, word in enumerate(argv[:-1]))
 
 
 def complete(job, result):

@@ -652,6 +652,15 @@ def test_unknown_contig_has_the_words_of_bcftools(run: Run, gateway: NodeGateway
     assert (reason, "subset called for sample that does not exist" in message) == ("bcftools_failed", True), message
 
 
+def test_old_bcftools(run: Run, gateway: NodeGateway, tmp_path: Path, bcftools: Path) -> None:
+    """Older than what is tested: it could know other options, or mean other things by them. Nothing is read."""
+    add_single(gateway, tmp_path)
+    says = '[[ "$1" == --version ]] && { printf "bcftools 1.10.2\\nUsing htslib 1.10.2\\n"; exit; }'
+    reason, message = failure(run(SINGLE, bcftools=fake_bcftools(tmp_path, bcftools, says)), gateway)
+    assert (reason, "this job needs 1.16 or later" in message) == ("bcftools_missing", True), message
+    assert gateway.gets == []
+
+
 # --- index jobs that cannot succeed ----------------------------------------------------------------------------------
 
 
