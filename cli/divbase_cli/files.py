@@ -121,11 +121,11 @@ def upload(
     outcomes: list[Uploaded | Failed] = []
     with transfer_bars(session.output) as progress:
         outcomes.extend(session.client.files.upload_all(session.project, sources, progress))
-    _say_failures(session, outcomes)
+    say_failures(session, outcomes)
     if wait:
         outcomes = _wait(session, outcomes)
     _print_uploads(session, outcomes)
-    _fail_if_any(outcomes)
+    fail_if_any(outcomes)
 
 
 def plan_upload(paths: Sequence[str], *, prefix: str, key: str | None, recursive: bool) -> list[Source]:
@@ -173,7 +173,7 @@ def _files_below(folder: Path) -> Iterator[tuple[Path, str]]:
                 yield path, path.relative_to(folder).as_posix()
 
 
-def _say_failures(session: Session, outcomes: Sequence[Uploaded | Downloaded | Failed]) -> None:
+def say_failures(session: Session, outcomes: Sequence[object]) -> None:
     """A line for each failure of several files; that of a single file is the command's own error line."""
     from divbase_client.transfers import Failed
 
@@ -231,7 +231,7 @@ def _how(one: Uploaded) -> str:
     return "sent" if one.sent == one.file.size else f"resumed, {size(one.sent)} sent"
 
 
-def _fail_if_any(outcomes: Sequence[Uploaded | Downloaded | Failed]) -> None:
+def fail_if_any(outcomes: Sequence[object]) -> None:
     """Raise what says how many failed; the exit code is that of the first."""
     from divbase_client.transfers import Failed
 
@@ -307,7 +307,7 @@ def print_downloads(session: Session, outcomes: Sequence[Downloaded | Failed]) -
     """Say what arrived. Raises the failure, if any."""
     from divbase_client.transfers import Failed
 
-    _say_failures(session, outcomes)
+    say_failures(session, outcomes)
     if session.output.as_json:
         session.output.json(
             [
@@ -332,7 +332,7 @@ def print_downloads(session: Session, outcomes: Sequence[Downloaded | Failed]) -
                 for one in outcomes
             ],
         )
-    _fail_if_any(outcomes)
+    fail_if_any(outcomes)
 
 
 @command(app, "cat", example="divbase files cat vcf/chr21.vcf.gz | bcftools view -h -")

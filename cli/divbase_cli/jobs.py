@@ -45,7 +45,7 @@ def ls(
     session: Session,
     state: Annotated[StateName | None, typer.Option(help="Only jobs in this state.", case_sensitive=False)] = None,
     mine: Annotated[bool, typer.Option("--mine", help="Only your own.")] = False,
-    kind: Annotated[Literal["query", "index"] | None, typer.Option(help="Only jobs of this kind.")] = None,
+    kind: Annotated[Literal["query", "index", "repair"] | None, typer.Option(help="Only jobs of this kind.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 50,
 ) -> None:
     """List jobs, newest first."""
@@ -162,12 +162,18 @@ def fail_unless_succeeded(session: Session, job: JobDetail) -> None:
     """Raise CommandFailed, after printing the job for machine readers, when it ended in any other way."""
     from divbase_client.models import JobState
 
-    if job.state is JobState.SUCCEEDED:
-        return
-    if session.output.as_json:
+    if job.state is not JobState.SUCCEEDED and session.output.as_json:
         session.output.json(job.model_dump(mode="json"))
-    hint = f"Look at its log: divbase jobs logs {job.id}"
-    raise CommandFailed(f"Job {job.id} {summary(job)}", ExitCode.JOB_FAILED, hint=hint, code="job_failed")
+    check_success(job)
+
+
+def check_success(job: JobDetail) -> None:
+    """Raise CommandFailed when the job ended in any other way."""
+    from divbase_client.models import JobState
+
+    if job.state is not JobState.SUCCEEDED:
+        hint = f"Look at its log: divbase jobs logs {job.id}"
+        raise CommandFailed(f"Job {job.id} {summary(job)}", ExitCode.JOB_FAILED, hint=hint, code="job_failed")
 
 
 @command(app, "watch", example="divbase jobs watch JOB")

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from divbase_cli import account, files, jobs, keys, members, metadata, projects, query, snapshots, users
+from divbase_cli import account, files, jobs, keys, members, metadata, projects, query, repair, snapshots, stats, users
 from divbase_cli.command import common_options
 from divbase_cli.failure import MEANINGS, ExitCode
 from divbase_cli.output import printable
@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 app.callback()(common_options)
 account.register(app)
+repair.register(files.app)
+stats.register(jobs.app)
 for noun in (projects, members, keys, users, files, metadata, snapshots, query, jobs):
     app.add_typer(noun.app)
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from divbase_client.connection import Connection, path_of
 from divbase_client.downloads import Downloaded, Downloader, Wanted, stream
 from divbase_client.errors import InvalidSettings
-from divbase_client.models import Download, File, FileDetail, FileState, Page, RestoreFile
+from divbase_client.models import Download, File, FileDetail, FileState, JobDetail, Page, RepairFile, RestoreFile
 from divbase_client.store import Store
 from divbase_client.transfers import Failed, Lanes, Progress
 from divbase_client.uploads import Source, Uploaded, Uploader
@@ -46,6 +46,14 @@ class Files:
     def restore(self, project: str, key: str) -> File:
         path = path_of("projects", project, "files", "restore")
         return self._connection.post(path, File, RestoreFile(key=key), creates=True)
+
+    def repair(self, project: str, key: str) -> JobDetail:
+        """Mend a file that is UNUSABLE with a job, which writes a new version; `reused` is set where one does already.
+
+        Raises Conflict where no job can mend it, or nothing is wrong with it.
+        """
+        path = path_of("projects", project, "files", "repair")
+        return self._connection.post(path, JobDetail, RepairFile(key=key), creates=True)
 
     def refresh(self, project: str) -> Page[File]:
         """Catalogue what came into the bucket without DivBase; return what changed."""

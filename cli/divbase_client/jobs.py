@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from divbase_client.connection import Connection, path_of
 from divbase_client.downloads import Downloaded
-from divbase_client.errors import GatewayUnreachable, ServerFault
+from divbase_client.errors import GatewayUnreachable, ServerFault, UnexpectedAnswer
 from divbase_client.files import Files
 from divbase_client.models import (
     Job,
@@ -22,6 +23,7 @@ from divbase_client.models import (
     ResultDownloads,
 )
 from divbase_client.transfers import Failed, Progress
+from divbase_client.vcf_stats import VcfStats, parse_stats
 
 _PATIENCE = 600.0  # seconds without an answer before `wait` gives up; the job goes on anyway
 _FIRST_LOOK, _LONGEST = 0.1, 5.0  # seconds between looks; growing by a quarter, they cost a quick job no second
@@ -35,7 +37,7 @@ class Jobs:
     def list(
         self, project: str, *, state: JobState | None = None, mine: bool = False, kind: str | None = None
     ) -> Iterator[Job]:
-        """Newest first. `kind`: query or index."""
+        """Newest first. `kind`: query, index or repair."""
         params = {"state": state.value if state else None, "mine": mine or None, "kind": kind}
         return self._connection.pages(path_of("projects", project, "jobs"), Job, params)
 
@@ -101,6 +103,27 @@ class Jobs:
     def result(self, project: str, job: str) -> Sequence[ResultDownload]:
         """Presigned downloads of a succeeded job's files. Raises Conflict while there is no result."""
         return self._connection.get(path_of("projects", project, "jobs", job, "result"), ResultDownloads).files
+
+    def stats(self, project: str, job: str) -> VcfStats | None:
+        """The statistics that the job's last step has made; None where its result is something else.
+
+        Raises:
+            Conflict: there is no result (yet).
+            UnexpectedAnswer: the result is not what `bcftools stats` prints.
+        """
+        found = [one for one in self.result(project, job) if one.role == "result"]
+        if not found or not found[0].download.key.endswith(".stats.txt"):
+            return None
+        with TemporaryDirectory(prefix="divbase-") as folder:
+            wanted = self._files.want(project, found[0].download.key, Path(folder), known=found[0].download)
+            (outcome,) = self._files.download_all([wanted])
+            if isinstance(outcome, Failed):
+                raise outcome.error
+            text = outcome.path.read_text(encoding="utf-8", errors="replace")
+        try:
+            return parse_stats(text)
+        except ValueError as error:
+            raise UnexpectedAnswer(f"The statistics of job {job} cannot be read: {error}") from error
 
     def download(
         self, project: str, job: str, to: Path | str = ".", *, force: bool = False, progress: Progress | None = None

@@ -341,6 +341,10 @@ class RestoreFile(Wire):
     key: str
 
 
+class RepairFile(Wire):
+    key: str
+
+
 # --- sample metadata ----------------------------------------------------------------------------------------------
 
 
@@ -462,7 +466,8 @@ class PlannedInput(Answer):
 
 
 class Plan(Answer):
-    """What the job will do. `commands` are the bcftools commands as one would type them, for reading."""
+    """What the job will do. `commands` are the bcftools commands as one would type them, for reading; `shards` says
+    into how many parts the work is cut, to be done side by side (1: it is not)."""
 
     inputs: list[PlannedInput]
     combine: Literal["single", "concat", "merge", "mixed"]
@@ -474,6 +479,7 @@ class Plan(Answer):
     bytes_total: int
     bytes_needed: int
     memory_mb: int
+    shards: int
     cores: int
     minutes: int
     scratch_mb: int
@@ -553,7 +559,7 @@ class Job(Answer):
 
     id: str
     project: str
-    kind: Literal["query", "index"]
+    kind: Literal["query", "index", "repair"]
     name: str
     state: JobState
     reason: str | None = Field(description="Machine-readable reason of a failure")
@@ -582,10 +588,11 @@ class Job(Answer):
 
 
 class JobDetail(Job):
-    """`query` and `plan` are None for index jobs.
+    """`query` and `plan` are None for index jobs and repairs.
 
     `reused`: the answer to a submission is this job, which ran before with an equal plan. `query` is then the question
-    that it was asked, and `plan` belongs to the one that was asked now: its warnings may be others.
+    that it was asked, and `plan` belongs to the one that was asked now: its warnings may be others. Of a repair: it is
+    at work on the file already.
     """
 
     reused: bool = False

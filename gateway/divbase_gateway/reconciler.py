@@ -334,16 +334,16 @@ class Reconciler:
             with self._database.write() as session:
                 settlement.record_cancel_sent(session, each, self._clock.now())
 
-    def _verify(self, tracked: list[settlement.Tracked], observation: Observation) -> dict[int, bool]:
+    def _verify(self, tracked: list[settlement.Tracked], observation: Observation) -> dict[int, settlement.Verdict]:
         """Job id -> the store's word, for those that the scheduler calls completed and that have reported."""
-        verdicts: dict[int, bool] = {}
+        verdicts: dict[int, settlement.Verdict] = {}
         for each in tracked:
             sighting = observation.seen.get(each.ref)
             if sighting is None or each.reported is None or phase_of(sighting.state) is not Phase.COMPLETED:
                 continue
             try:
                 with _alone(each):
-                    verdicts[each.job_id] = settlement.verify_results(self._store, each.project_bucket, each.reported)
+                    verdicts[each.job_id] = settlement.verify(self._database, self._store, each, sighting)
             except StoreUnavailable as error:
                 log.warning("verify.unavailable", name=each.ref.name, error=str(error))
         return verdicts
@@ -352,7 +352,7 @@ class Reconciler:
         self,
         tracked: list[settlement.Tracked],
         observation: Observation,
-        verdicts: dict[int, bool],
+        verdicts: dict[int, settlement.Verdict],
         unread: frozenset[int],
     ) -> None:
         now = self._clock.now()

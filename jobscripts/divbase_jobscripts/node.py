@@ -5,7 +5,7 @@ It must run on the oldest Python of a compute node (3.6, standard library only) 
 `manifest.json` beside it says: docs/node-protocol.md is the whole contract. Whether it deals with the gateway or with
 S3 alone is known to one class, its desk. No token and no signed URL ever reaches the log.
 
-    divbase_node.py claim | stage | run | index | push PATH | finish STATUS [REASON]
+    divbase_node.py claim | stage | run | index | repair PATH MB | push PATH | finish STATUS [REASON]
 
 Exit status: 0 done, 3 the attempt is not ours (nothing was done), 74, 75 and 76 nobody could be told (claim and finish
 only: S3 away, gateway away, URLs expired), 140 and 143 stopped by a signal, 1 anything else.
@@ -439,9 +439,11 @@ class ManifestDesk(object):
         """Pieces of the size that was signed for; all at once where it is small, or more than was signed for."""
         signed = manifest["outputs"][role]
         parts = signed.get("parts") or []
-        if manifest["part_size"] < size <= signed.get("part_size", 0) * len(parts):
+        room = signed.get("part_size", 0) * len(parts)
+        in_one = "request" in signed and size <= SINGLE_PUT_BYTES
+        if size <= room and (size > manifest["part_size"] or not in_one):
             return signed["part_size"]
-        if size > SINGLE_PUT_BYTES:
+        if not in_one:
             raise Failed(
                 "result_too_large",
                 "The output has %s, more than what was provided for at submission. Ask for fewer samples or a smaller "
@@ -453,7 +455,7 @@ class ManifestDesk(object):
         if refusal is not None:
             raise self.lapsed(refusal.answer, output["name"])
         signed = self.manifest["outputs"][output["role"]]
-        if len(output["md5s"]) == 1:
+        if len(output["md5s"]) == 1 and "request" in signed:
             return None, {1: signed["request"]}
         return "parts", dict(enumerate(signed["parts"], start=1))
 
@@ -711,7 +713,8 @@ def stage(job):
     with Progress(job.desk, "staging", total) as progress:
         Download(job, copies, progress).run()
     for entry in job.manifest["inputs"]:
-        require_bgzf(staged_path(job, entry), entry["key"])
+        if job.manifest["kind"] != "repair" or is_bgzf(staged_path(job, entry)):
+            require_bgzf(staged_path(job, entry), entry["key"])
     job.record_time("staging_s", started)
     job.state.save()
     stored = readable(sum(copy.size for copy in copies))
@@ -762,6 +765,13 @@ def require_bgzf(path, label):
         raise Failed("input_corrupt", "%s is not BGZF-compressed: compress it with bgzip or bcftools view -Oz." % label)
     if not ends_with(path, BGZF_END):
         raise Failed("input_corrupt", "%s is truncated: the block that ends a BGZF file is not there." % label)
+
+
+def is_bgzf(path):
+    """Whether a file begins with a BGZF block, and not with plain gzip or with no packing at all."""
+    with open(path, "rb") as file:
+        head = file.read(BGZF_HEAD_BYTES)
+    return head[:4] == BGZF_MAGIC and head[10:16] == BGZF_EXTRA
 
 
 def starts_with(path, magic):
@@ -1737,10 +1747,145 @@ def index_failure(job, entry, arguments, status, words):
     if UNSORTED_WORDS.search(words):
         return Failed(
             "unsorted",
-            "%s is not sorted by chromosome and position, so it cannot be indexed: sort it with bcftools sort. "
-            "bcftools says: %s" % (entry["key"], words.strip().splitlines()[0]),
+            "%s is not sorted by chromosome and position, so it cannot be indexed. `divbase files repair %s` sorts it. "
+            "bcftools says: %s" % (entry["key"], shlex.quote(entry["key"]), words.strip().splitlines()[0]),
         )
     return process_failure(job, [word.encode("utf-8") for word in arguments], status, words)
+
+
+# --- repair ------------------------------------------------------------------------------------------------------
+
+
+def repair(job, result, sort_mb):
+    """Writes the one input anew: as BGZF where it is none, sorted where it is not; then indexes and counts it."""
+    started = time.monotonic()
+    raise_open_files()
+    for name in ("tmp", "out"):
+        job.folder(name)
+    Rewriting(job, result, sort_mb).run()
+    require_result(job, result)
+    job.state["counts"] = {"records": count_records(job, result), "samples": count_samples(job, result)}
+    job.record_time("running_s", started)
+    job.state.save()
+    say("repaired: %d records, %d samples" % (job.state["counts"]["records"], job.state["counts"]["samples"]))
+
+
+class Rewriting(object):
+    """The bcftools processes that a repair takes. `result` is the path of the new file."""
+
+    def __init__(self, job, result, sort_mb):
+        self.job = job
+        self.result = result
+        self.sort_mb = sort_mb
+        self.write = ["-Ob" if result.endswith(".bcf") else "-Oz", "-o", result]
+
+    def run(self):
+        entry = self.job.manifest["inputs"][0]
+        if is_bgzf(staged_path(self.job, entry)):
+            self.sort(input_word(entry))  # its packing is right, so it is the order of its records that is not
+            self.index()
+            return
+        self.process([["view", "--no-version", *self.write, input_word(entry)]])
+        if not self.is_indexed():
+            packed = "tmp/packed" + os.path.splitext(self.result)[1]
+            os.replace(self.job.path(self.result), self.job.path(packed))
+            self.sort(packed)
+            self.index()
+
+    def process(self, commands):
+        """One process, or two of which the second reads the first; the last writes the result."""
+        processes = []
+        for number, command in enumerate(commands):
+            words = [b"p%d" % number] + ([b"--from", b"p%d" % (number - 1)] if number else [])
+            if number == len(commands) - 1:
+                words += [b"--output", self.result.encode("utf-8")]
+            processes.append(Process([*words, b"--", *(word.encode("utf-8") for word in command)]))
+        pipeline = Pipeline(self.job, processes)
+        total = os.path.getsize(staged_path(self.job, self.job.manifest["inputs"][0]))
+        with Progress(self.job.desk, "running", total, pipeline.bytes_read):
+            pipeline.run()
+        self.job.state.setdefault("commands", []).extend(shown_argv(process) for process in processes)
+
+    def sort(self, path):
+        """bcftools sort; it takes no record with a name that the header does not have, so the header gets them."""
+        command = ["sort", "--max-mem", "%dM" % self.sort_mb, "--temp-dir", "tmp/sort", *self.write]
+        missing = [] if self.result.endswith(".bcf") else undefined_names(self.job.path(path))
+        if not missing:
+            self.process([[*command, path]])
+            return
+        say("not defined in the header, and added to it: %s" % ", ".join(name for name, _ in missing[:20]))
+        write_private(self.job.path("tmp/header.txt"), completed_header(self.job.path(path), missing))
+        self.process([["reheader", "--header", "tmp/header.txt", path], command])
+
+    def is_indexed(self):
+        """Whether the result could be indexed; False where it is not sorted."""
+        arguments = ["index", "--csi", "--force", "--output", self.result + ".csi", self.result]
+        status, _, words = bcftools(arguments, self.job.scratch)
+        for line in words.splitlines():
+            say("index: " + line)
+        if status == 0 and not has_error(words):
+            return True
+        if UNSORTED_WORDS.search(words):
+            return False
+        raise process_failure(self.job, [word.encode("utf-8") for word in arguments], status, words)
+
+    def index(self):
+        if not self.is_indexed():
+            raise Failed("internal_error", "What bcftools sort has written is not sorted.")
+
+
+DEFINITION = re.compile(rb'##(contig|FILTER|INFO|FORMAT)=<(?:[^"]*,)?ID=([^,>]+)')
+LIKE_HTSLIB = {  # what htslib takes a name for that the header does not have
+    "contig": "##contig=<ID=%s>",
+    "FILTER": '##FILTER=<ID=%s,Description="Not described">',
+    "INFO": '##INFO=<ID=%s,Number=1,Type=String,Description="Not described">',
+    "flag": '##INFO=<ID=%s,Number=0,Type=Flag,Description="Not described">',
+    "FORMAT": '##FORMAT=<ID=%s,Number=1,Type=String,Description="Not described">',
+}
+
+
+def undefined_names(path):
+    """[(name, its header line)] for what the records of a packed VCF name and its header does not, in their order."""
+    import gzip
+
+    known = {"contig": set(), "FILTER": {b"PASS", b"."}, "INFO": {b"."}, "FORMAT": {b"."}}  # type: dict[str, set[bytes]]
+    found = collections.OrderedDict()  # type: collections.OrderedDict[tuple[str, bytes], str]
+    seen = set()  # type: set[tuple[str, bytes]]  # columns that were looked at, of which there are few
+    with gzip.open(path, "rb") as file:
+        for line in file:
+            if line.startswith(b"#"):
+                match = DEFINITION.match(line)
+                if match:
+                    known[match.group(1).decode("ascii")].add(match.group(2))
+                continue
+            columns = line.rstrip(b"\r\n").split(b"\t", 9)
+            for kind, at, separator in (("contig", 0, None), ("FILTER", 6, b";"), ("FORMAT", 8, b":")):
+                if at < len(columns) and (kind, columns[at]) not in seen:
+                    seen.add((kind, columns[at]))
+                    for name in columns[at].split(separator) if separator else [columns[at]]:
+                        if name not in known[kind]:
+                            found.setdefault((kind, name), kind)
+            for item in columns[7].split(b";") if len(columns) > 7 else []:
+                name, equals, _ = item.partition(b"=")
+                if name not in known["INFO"] and (equals or ("INFO", name) not in found):
+                    found["INFO", name] = "INFO" if equals else "flag"
+    decoded = [(name.decode("utf-8", "surrogateescape"), form) for (_, name), form in found.items()]
+    return [(name, LIKE_HTSLIB[form] % name) for name, form in decoded]
+
+
+def completed_header(path, missing):
+    """The header of a packed VCF with these lines before its last one."""
+    import gzip
+
+    lines = []  # type: list[bytes]
+    with gzip.open(path, "rb") as file:
+        for line in file:
+            if line.startswith(b"#CHROM"):
+                lines += [text.encode("utf-8", "surrogateescape") + b"\n" for _, text in missing]
+            lines.append(line)
+            if line.startswith(b"#CHROM"):
+                break
+    return b"".join(lines)
 
 
 # --- push --------------------------------------------------------------------------------------------------------
@@ -2033,6 +2178,8 @@ def perform(job, arguments):
         return finish(job, int(arguments[1]), arguments[2] if len(arguments) > 2 else None)
     if command == "push":
         push(job, arguments[1])
+    elif command == "repair":
+        repair(job, arguments[1], int(arguments[2]))
     else:
         {"claim": claim, "stage": stage, "run": run, "index": index}[command](job)
     return 0

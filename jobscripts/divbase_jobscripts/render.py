@@ -94,6 +94,22 @@ class IndexScript:
     prologue: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class RepairScript:
+    """A job that writes one file anew: as BGZF, and sorted.
+
+    Attributes:
+        result: path of the new file relative to the scratch folder, `out/repaired.vcf.gz` or `.bcf`.
+        sort_memory_mb: of records that bcftools sort may hold, MiB.
+    """
+
+    header: Header
+    input: ScriptInput
+    result: str
+    sort_memory_mb: int
+    prologue: tuple[str, ...] = ()
+
+
 class Raw(str):
     """Text that is bash already: the template engine does not quote it."""
 
@@ -115,6 +131,11 @@ def render_query(script: QueryScript) -> str:
 def render_index(script: IndexScript) -> str:
     """The batch script of an index job; raises ValueError like `render_query`."""
     return _template("index.sh.j2").render(script=script, header=script.header, prologue=script.prologue)
+
+
+def render_repair(script: RepairScript) -> str:
+    """The batch script of a repair; raises ValueError like `render_query`."""
+    return _template("repair.sh.j2").render(script=script, header=script.header, prologue=script.prologue)
 
 
 def node_helper_source() -> bytes:

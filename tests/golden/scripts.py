@@ -11,10 +11,12 @@ from divbase_jobscripts.render import (
     Header,
     IndexScript,
     QueryScript,
+    RepairScript,
     ScriptInput,
     ScriptProcess,
     render_index,
     render_query,
+    render_repair,
 )
 
 HEADER = Header(
@@ -108,8 +110,11 @@ TABLE = query(
     ),
 )
 INDEX = IndexScript(HEADER, ScriptInput(1, "new.vcf.gz"))
+REPAIR = RepairScript(HEADER, ScriptInput(1, "sent.vcf.gz"), "out/repaired.vcf.gz", sort_memory_mb=750)
 
-SCRIPTS: dict[str, QueryScript | IndexScript] = {
+Script = QueryScript | IndexScript | RepairScript
+
+SCRIPTS: dict[str, Script] = {
     "query_single": SINGLE,
     "query_concat": CONCAT,
     "query_merge": MERGE,
@@ -117,10 +122,13 @@ SCRIPTS: dict[str, QueryScript | IndexScript] = {
     "query_filled": FILLED,
     "query_table": TABLE,
     "index": INDEX,
+    "repair": REPAIR,
 }
 
 
-def render(script: QueryScript | IndexScript) -> str:
+def render(script: Script) -> str:
+    if isinstance(script, RepairScript):
+        return render_repair(script)
     return render_query(script) if isinstance(script, QueryScript) else render_index(script)
 
 

@@ -148,7 +148,7 @@ def test_what_is_no_variant_file_is_stored_unread() -> None:
 TEXT = (vcf_header(["A", "B"], {"chr1": 5000}) + vcf_records("chr1", 5000, ["A", "B"], 20, 1)).encode()
 PLAIN = (
     "It is plain gzip and must be BGZF: bcftools can neither index it nor read parts of it."
-    " Run `bcftools view -Oz -o bgzf_a.vcf.gz a.vcf.gz` and upload the new file."
+    " Run `divbase files repair in/a.vcf.gz`, or `bcftools view -Oz -o bgzf_a.vcf.gz a.vcf.gz` and upload the new file."
 )
 TRUNCATED = "It is truncated: the empty block that ends every whole BGZF file is missing after"
 
@@ -177,6 +177,12 @@ TRUNCATED = "It is truncated: the empty block that ends every whole BGZF file is
         ),
         ("a.vcf.gz", bgzf(TEXT.replace(b"#CHROM", b"CHROM")), "It has no #CHROM line, which names the columns"),
         ("a.bcf", b"BCF\x02\x02\x05\0\0\0x", "It is not compressed and must be BGZF"),
+        (
+            "a.vcf",
+            TEXT[:-1],
+            "It is not compressed and must be BGZF: bcftools can neither index it nor read parts of it."
+            " Run `bcftools view -Oz -o bgzf_a.vcf.gz a.vcf` and upload the new file. Its last line has no end,",
+        ),
     ],
 )
 def test_an_unusable_file_says_why(key: str, body: bytes, reason: str) -> None:
@@ -193,6 +199,7 @@ def test_every_fault_is_named_at_once() -> None:
     assert file.reason is not None
     assert "duplicate samples" in file.reason
     assert "plain gzip" in file.reason
+    assert "divbase files repair" not in file.reason  # it would mend one of the two
 
 
 @pytest.mark.parametrize("body", [plain_gzip(TEXT), TEXT, bgzf(TEXT, eof=False)])
@@ -207,6 +214,7 @@ def test_a_hostile_name_stays_one_word_of_the_command() -> None:
     file = look_at("x/a b$(id).vcf.gz", plain_gzip(TEXT))
     assert file.reason is not None
     assert "`bcftools view -Oz -o 'bgzf_a b$(id).vcf.gz' 'a b$(id).vcf.gz'`" in file.reason
+    assert "`divbase files repair 'x/a b$(id).vcf.gz'`" in file.reason
 
 
 def test_contents_decide_the_format(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from tests.fakes.object_store import FakeObjectStore
 from tests.fakes.scheduler import FakeScheduler
 from tests.integration.conftest import gateway_without_parts
 from tests.lab import FaultyStore, Lab, send_in_memory, stated_parts
+from tests.variants import vcf_header
 
 pytestmark = pytest.mark.slow  # many requests each
 
@@ -203,6 +204,11 @@ def _delete_notes(world: World) -> Sample:
     return Sample({"key": "notes.txt"})
 
 
+def _unpacked(world: World) -> Sample:
+    world.lab.upload("text.vcf", vcf_header(["A"], {"1": 1000}).encode())
+    return Sample({"key": "text.vcf"})
+
+
 def _sent(world: World) -> Sample:
     upload = world.sent_upload()
     return Sample({"parts": stated_parts(upload, NOTES)}, names={"upload": upload["id"]})
@@ -271,6 +277,7 @@ SAMPLES: dict[str, Callable[[World], Sample]] = {
     "GET /projects/{project}/files/download": _just(key="notes.txt"),
     "DELETE /projects/{project}/files": _just(key="notes.txt"),
     "POST /projects/{project}/files/restore": _delete_notes,
+    "POST /projects/{project}/files/repair": _unpacked,
     "POST /projects/{project}/files/refresh": _just({}),
     "POST /projects/{project}/uploads": _just(_upload_body("new.txt")),
     "POST /projects/{project}/uploads/{upload}/urls": _open({"parts": [{"number": 1, "md5": _md5()}]}),

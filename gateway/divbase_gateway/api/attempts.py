@@ -65,6 +65,7 @@ class NodeInput(models.Answer):
     index: NodeIndex | None
     samples: list[str] | None
     part: FilePart | None
+    begins: list[int]
 
 
 class Manifest(models.Answer):
@@ -124,7 +125,7 @@ class CompleteOutput(FromNode):
 
 
 class CompletedOutput(models.Answer):
-    version_id: str
+    version_id: str | None = Field(description="None where its parts are joined when the job has ended")
     etag: str
 
 
@@ -133,7 +134,7 @@ class ReportedOutput(FromNode):
     role: Literal["result", "index", "provenance", "log"]
     size: int
     sha256: str = Field(pattern=_SHA256)
-    version_id: str
+    version_id: str | None
     etag: str
 
 

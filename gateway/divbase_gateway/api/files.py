@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from divbase_client import models
 from fastapi import APIRouter, Query, Response
@@ -11,10 +11,11 @@ from fastapi import APIRouter, Query, Response
 from divbase_gateway.api.auth import Editor, Reader
 from divbase_gateway.api.deps import ReadSession, TheGateway
 from divbase_gateway.api.idempotency import Once, earlier_answer, idempotently
+from divbase_gateway.api.jobs import detail_of as job_detail_of
 from divbase_gateway.api.pagination import Paging
 from divbase_gateway.api.presigned import presigned_of
 from divbase_gateway.domain.files import FileState
-from divbase_gateway.services import files
+from divbase_gateway.services import drain, files, repairs
 from divbase_gateway.services.files import FileDownload, Listing
 from divbase_gateway.services.versions import StoredFile
 
@@ -72,6 +73,35 @@ def restore_file(body: models.RestoreFile, caller: Editor, gateway: TheGateway, 
         return idempotently(
             once, session, caller, body, lambda: file_of(files.record_restore(session, caller.project, body.key)), 200
         )
+
+
+_THERE: dict[int | str, dict[str, Any]] = {
+    200: {"model": models.JobDetail, "description": "A job is at work on this version already"}
+}
+
+
+@router.post("/projects/{project}/files/repair", status_code=201, response_model=models.JobDetail, responses=_THERE)
+def repair_file(body: models.RepairFile, caller: Editor, gateway: TheGateway, once: Once) -> Response:
+    """Mend a file that is UNUSABLE with a job: what is not BGZF becomes BGZF, what is unsorted sorted, and all indexed.
+
+    The job writes a new version, and only if the file is still the one that it read. What no job can mend is refused.
+    """
+    with gateway.sessions.read() as session:
+        earlier = earlier_answer(once, session, caller, body)
+    if earlier is not None:
+        return earlier
+    examined = repairs.examine(gateway.sessions, gateway.store, caller.project, body.key)
+    with gateway.sessions.write() as session:
+        project, user = session.merge(caller.project, load=False), session.merge(caller.user, load=False)
+
+        def create() -> models.JobDetail:
+            accepted = repairs.accept(session, project, user, examined, gateway.policy, once.now)
+            held_back = drain.holding(session, [accepted.job])
+            return job_detail_of(accepted.job, held_back).model_copy(update={"reused": not accepted.is_new})
+
+        answer = idempotently(once, session, caller, body, create, lambda detail: 200 if detail.reused else 201)
+    gateway.wake()
+    return answer
 
 
 @router.post("/projects/{project}/files/refresh", response_model=models.Page[models.File])

@@ -42,7 +42,8 @@ def run_query(body: models.NewJob, caller: Querier, gateway: TheGateway, once: O
         earlier = earlier_answer(once, session, caller, body)
     if earlier is not None:
         return earlier
-    plan = queries.plan_query(gateway.sessions, gateway.store, caller.project, request_of(body), gateway.maps)
+    request = request_of(body)
+    plan = queries.plan_query(gateway.sessions, gateway.store, caller.project, request, gateway.maps, gateway.policy)
     answered = None
     if not body.fresh:
         answered = results.find_answer(gateway.sessions, gateway.store, caller.project, plan.digest)
@@ -70,7 +71,7 @@ def list_jobs(
     paging: Paging,
     state: Annotated[list[models.JobState] | None, Query(description="Only jobs in these states")] = None,
     mine: Annotated[bool, Query(description="Only the caller's own")] = False,
-    kind: Annotated[Literal["query", "index"] | None, Query(description="Only jobs of this kind")] = None,
+    kind: Annotated[Literal["query", "index", "repair"] | None, Query(description="Only jobs of this kind")] = None,
 ) -> models.Page[models.Job]:
     """The project's jobs, newest first."""
     found = jobs.list_jobs(
@@ -154,7 +155,7 @@ def job_of(job: JobRow, held_back: Drain | None = None) -> models.Job:
 
 def detail_of(job: JobRow, held_back: Drain | None = None) -> models.JobDetail:
     """The wire form with plan, attempts and results."""
-    return _detail(job, held_back, None if job.kind == "index" else query_plan_of(job))
+    return _detail(job, held_back, query_plan_of(job) if job.kind == "query" else None)
 
 
 def _detail(job: JobRow, held_back: Drain | None, plan: Plan | None, *, reused: bool = False) -> models.JobDetail:

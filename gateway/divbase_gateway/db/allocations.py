@@ -38,9 +38,9 @@ def lock_user(session: Session, user_id: int) -> None:
 
 def open_now(session: Session, project_id: int | None = None, user_id: int | None = None) -> Open:
     """What is open, of a project or of a user; answered by the small index `ix_jobs_open_use` alone."""
-    queries = func.count().filter(JobRow.kind == "query")
+    asked_for = func.count().filter(JobRow.kind != "index")  # what uploads bring about counts against nobody
     minutes = func.coalesce(func.sum(JobRow.cores * JobRow.minutes), 0)
-    statement = select(queries, minutes).where(is_open(), *of_jobs(session, project_id, user_id))
+    statement = select(asked_for, minutes).where(is_open(), *of_jobs(session, project_id, user_id))
     jobs, core_minutes = session.execute(statement).one()
     return Open(jobs, int(core_minutes) / 60)
 

@@ -100,6 +100,12 @@ def find_succeeded(session: Session, project_id: int, plan_digest: str) -> JobRo
     return session.scalar(query)
 
 
+def find_open(session: Session, project_id: int, plan_digest: str) -> JobRow | None:
+    """The newest job of this digest that has not ended, alone."""
+    query = select(JobRow).where(is_open(), JobRow.project_id == project_id, JobRow.plan_digest == plan_digest)
+    return session.scalar(query.order_by(JobRow.id.desc()).limit(1))
+
+
 def next_to_submit(session: Session, limit: int) -> list[int]:
     """Ids of accepted jobs, oldest first."""
     return list(

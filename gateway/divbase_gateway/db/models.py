@@ -273,9 +273,9 @@ class JobRow(Base):
     public_id: Mapped[str] = mapped_column(String(20), unique=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
-    kind: Mapped[str] = mapped_column(String(10))  # query or index
+    kind: Mapped[str] = mapped_column(String(10))  # query, index or repair
     name: Mapped[str] = mapped_column(String(100))
-    query: Mapped[dict[str, Any] | None]  # as asked (wire form), None for index jobs
+    query: Mapped[dict[str, Any] | None]  # as asked (wire form), None for other kinds
     plan: Mapped[dict[str, Any]]
     plan_digest: Mapped[str] = mapped_column(String(64))
     state: Mapped[str] = mapped_column(String(20))

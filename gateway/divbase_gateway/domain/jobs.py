@@ -56,6 +56,7 @@ class Reason(StrEnum):
     SCRIPT_FAILED = "script_failed"
     RESULT_MISSING = "result_missing"
     RESULT_MISMATCH = "result_mismatch"
+    SUPERSEDED = "superseded"
     NOT_SEEN = "not_seen"
 
 
@@ -95,6 +96,7 @@ _WORDS = {
     Reason.SCRIPT_FAILED: "The batch script ended with an error that it could not report itself; see the job's log.",
     Reason.RESULT_MISSING: "The scheduler calls the job completed, but the job reported no result.",
     Reason.RESULT_MISMATCH: "The result in the object store is not the one that the job reported.",
+    Reason.SUPERSEDED: "The file was replaced or deleted while it was being repaired. What is there now stays.",
     Reason.NOT_SEEN: "Neither the scheduler nor the job itself has been heard of for too long.",
 }
 

@@ -14,8 +14,9 @@ from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import DivBaseError, SchedulerUnavailable, StoreUnavailable
 from divbase_gateway.domain.files import FileState, IndexKind, IndexRef
 from divbase_gateway.domain.jobs import JobState, Phase, phase_of
+from divbase_gateway.domain.repairs import KIND as REPAIR
 from divbase_gateway.ports import ObjectStore, Scheduler
-from divbase_gateway.services import manifests
+from divbase_gateway.services import manifests, replacement
 from divbase_gateway.services.catalogue import attach_index
 from divbase_gateway.services.files import catalogued, store_indexed
 from divbase_gateway.services.settlement import ref_of
@@ -90,6 +91,8 @@ def discard_directories(
 def _discard(database: Database, scheduler: Scheduler, store: ObjectStore, attempt: AttemptRow, now: datetime) -> None:
     stored = _store_log(scheduler, store, attempt)
     manifests.abort_uploads(store, attempt.job, attempt.uploads)
+    if attempt.job.kind == REPAIR and JobState(attempt.job.state).is_end:
+        replacement.clear(database, store, attempt.job)
     if attempt.slurm_state is None or phase_of(attempt.slurm_state) not in _OVER:
         scheduler.cancel(ref_of(attempt))  # given up while it waited or ran: it would find no directory any more
     scheduler.discard(ref_of(attempt))

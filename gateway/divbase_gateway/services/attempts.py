@@ -20,12 +20,16 @@ from divbase_gateway.domain.errors import Conflict, InvalidRequest, NotFound, Un
 from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.domain.plans import part_to_dict
 from divbase_gateway.domain.queries import OutputFormat
+from divbase_gateway.domain.repairs import KIND as REPAIR
 from divbase_gateway.ports import Audience, ObjectStore, Part, PresignedRequest
 from divbase_gateway.services.jobs import set_state
-from divbase_gateway.services.plans import index_plan_of, query_plan_of
+from divbase_gateway.services.plans import file_plan_of, query_plan_of
 from divbase_gateway.services.policy import JobPolicy
 
 LOG_TAIL_CHARS = 16 * 1024
+
+MARK = "attempt"
+"""Metadata of every object that a job sends through the gateway: which attempt of which job it is."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,9 @@ class NodeInput:
     """An input of the job as the node needs to know it, with requests that were signed for the node just now.
 
     Attributes:
-        index: None where the node makes one itself: for an index job, and for a part.
+        index: None where the node makes one itself: for jobs of one whole file, and for a part.
         part: what to read of it, as docs/node-protocol.md has it; None for the whole.
+        begins: virtual offsets of records that must not have POS 0.
     """
 
     number: int
@@ -47,6 +52,7 @@ class NodeInput:
     index: NodeIndex | None
     samples: list[str] | None
     part: dict[str, Any] | None = None
+    begins: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,8 +182,8 @@ def signed_inputs(job: JobRow, store: ObjectStore, expires: timedelta) -> list[N
     def signed(key: str, version_id: str) -> PresignedRequest:
         return store.presign_get(job.project.bucket, key, version_id, Audience.NODE, expires)
 
-    if job.kind == "index":
-        plan = index_plan_of(job)
+    if job.kind != "query":
+        plan = file_plan_of(job)
         request = signed(plan.key, plan.version_id)
         return [NodeInput(1, plan.key, plan.format, plan.size, plan.etag, plan.sha256, request, None, None)]
     return [
@@ -196,6 +202,7 @@ def signed_inputs(job: JobRow, store: ObjectStore, expires: timedelta) -> list[N
             ),
             samples=None if each.samples is None else list(each.samples),
             part=None if each.part is None else part_to_dict(each.part),
+            begins=each.begins,
         )
         for each in query_plan_of(job).inputs
     ]
@@ -203,7 +210,9 @@ def signed_inputs(job: JobRow, store: ObjectStore, expires: timedelta) -> list[N
 
 def provenance_of(job: JobRow) -> dict[str, Any]:
     """What the node writes into the result's record beside its own facts: of parts the bytes, not their index."""
+    shared = {"shards": job.plan.get("shards", 1), "cores": job.cores} if job.kind == "query" else {}
     return {
+        **shared,
         "project": job.project.name,
         "kind": job.kind,
         "query": job.query,
@@ -253,9 +262,26 @@ def output_keys(job: JobRow) -> dict[str, str]:
     log = {"log": f"{folder}/job.log"}
     if job.kind == "index":
         return {"index": str(job.plan["output_key"]), **log}
+    provenance = {"provenance": f"{folder}/provenance.json"}
+    if job.kind == REPAIR:
+        key = str(job.plan["key"])
+        return {"result": key, "index": f".divbase/indexes/{key}/{job.public_id}.csi", **provenance, **log}
     result = f"{folder}/{job.plan['output_name']}"
     index = {} if OutputFormat(job.plan["output"]).is_text else {"index": f"{result}.csi"}
-    return {"result": result, **index, "provenance": f"{folder}/provenance.json", **log}
+    return {"result": result, **index, **provenance, **log}
+
+
+def is_joined_later(job: JobRow, role: str) -> bool:
+    """Whether an output is sent in parts, however small, that are joined only when its job has otherwise succeeded.
+
+    So is a repaired file: its key is that of the file, where nothing may appear that is not wanted there.
+    """
+    return job.kind == REPAIR and role == "result"
+
+
+def mark_of(job: JobRow, number: int) -> str:
+    """What marks the objects of attempt `number` of a job."""
+    return f"{job.public_id}.{number}"
 
 
 def announce_output(
@@ -279,9 +305,9 @@ def announce_output(
     bucket, key = job.project.bucket, output_key(job, role)
     others = [each for each in attempt.uploads if each["name"] != name]
     known = next((each for each in attempt.uploads if _is_same(each, name, sha256)), None)
-    metadata = {"sha256": sha256, "attempt": f"{job.public_id}.{attempt.number}"}
+    metadata = {"sha256": sha256, MARK: mark_of(job, attempt.number)}
     upload: str | None = None
-    if len(md5s) == 1:
+    if len(md5s) == 1 and not is_joined_later(job, role):
         requests = [store.presign_put(bucket, key, Audience.NODE, policy.url_expiry, md5s[0], metadata)]
     else:
         upload = (known or {}).get("upload") or store.start_multipart(bucket, key, metadata)
@@ -289,6 +315,9 @@ def announce_output(
             store.presign_part(bucket, key, upload, number, Audience.NODE, policy.url_expiry, md5)
             for number, md5 in enumerate(md5s, start=1)
         ]
+    for each in attempt.uploads:
+        if each["name"] == name and each["upload"] not in (None, upload):  # nobody would ever end it
+            store.abort_multipart(bucket, key, each["upload"])
     output = {"name": name, "role": role, "size": size, "sha256": sha256, "md5s": md5s, "upload": upload}
     return OutputUpload(upload, requests), [*others, output]
 
@@ -307,7 +336,7 @@ def refuse_output(attempt: AttemptRow, name: str, upload: str | None) -> None:
 
 @dataclass(frozen=True)
 class AnnouncedOutput:
-    """An output that is to be completed: where it is and what it must be."""
+    """An output that is to be completed: where it is and what it must be. `part_etags`: of its parts, in order."""
 
     bucket: str
     key: str
@@ -316,6 +345,8 @@ class AnnouncedOutput:
     etag: str
     sha256: str
     upload: str | None
+    part_etags: tuple[str, ...] = ()
+    is_joined_later: bool = False
 
 
 def announced_output(attempt: AttemptRow, name: str) -> AnnouncedOutput:
@@ -326,19 +357,33 @@ def announced_output(attempt: AttemptRow, name: str) -> AnnouncedOutput:
     """
     for each in attempt.uploads:
         if each["name"] == name:
-            etag = etag_of_parts([base64.b64decode(md5) for md5 in each["md5s"]], multipart=each["upload"] is not None)
-            bucket, key = attempt.job.project.bucket, output_key(attempt.job, each["role"])
-            return AnnouncedOutput(bucket, key, name, each["size"], etag, each["sha256"], each["upload"])
+            digests = [base64.b64decode(md5) for md5 in each["md5s"]]
+            return AnnouncedOutput(
+                bucket=attempt.job.project.bucket,
+                key=output_key(attempt.job, each["role"]),
+                name=name,
+                size=each["size"],
+                etag=etag_of_parts(digests, multipart=each["upload"] is not None),
+                sha256=each["sha256"],
+                upload=each["upload"],
+                part_etags=tuple(digest.hex() for digest in digests),
+                is_joined_later=is_joined_later(attempt.job, each["role"]),
+            )
     raise NotFound(f"The attempt has not announced an output {name!r}.")
 
 
-def complete_output(output: AnnouncedOutput, parts: list[Part], store: ObjectStore) -> tuple[str, str]:
+def complete_output(output: AnnouncedOutput, parts: list[Part], store: ObjectStore) -> tuple[str | None, str]:
     """Join the parts of a multipart output and look at the object: (version id, ETag).
+
+    Of one that is joined later the parts are looked at; it has no version yet.
 
     Raises:
         Conflict: what the store has is not what was announced; send it again.
     """
     try:
+        if output.is_joined_later and output.upload is not None:
+            _check_parts(output, store.list_parts(output.bucket, output.key, output.upload))
+            return None, output.etag
         if output.upload is not None:
             store.complete_multipart(output.bucket, output.key, output.upload, parts)
         info = store.head(output.bucket, output.key)
@@ -351,6 +396,17 @@ def complete_output(output: AnnouncedOutput, parts: list[Part], store: ObjectSto
             hint="Send it again.",
         )
     return info.version_id, info.etag
+
+
+def _check_parts(output: AnnouncedOutput, there: list[Part]) -> None:
+    expected, found = list(output.part_etags), [part.etag for part in there]
+    size = sum(part.size for part in there)
+    if (expected, output.size) != (found, size):
+        raise Conflict(
+            f"The store has {len(found)} parts with {size} bytes of {output.name}, and not the {len(expected)} parts "
+            f"with {output.size} bytes that were announced.",
+            hint="Send it again.",
+        )
 
 
 def record_report(attempt: AttemptRow, report: Mapping[str, Any], now: datetime) -> None:

@@ -25,6 +25,7 @@ from divbase_gateway.domain.indexes import (
     count_contigs,
     parse_index,
 )
+from divbase_gateway.domain.repairs import Condition, repair_command
 from divbase_gateway.domain.vcf import BCF_MAGIC, MAX_HEADER_BYTES, NotVariants, VcfHeader, measure_header, parse_header
 from divbase_gateway.ports import ObjectInfo, ObjectStore
 
@@ -166,6 +167,22 @@ def attach_index(store: ObjectStore, bucket: str, file: CataloguedFile, index: I
     return _ready(inspected, head, parsed, index)
 
 
+def examine(store: ObjectStore, bucket: str, info: ObjectInfo) -> Condition:
+    """How a variant file is packed, and what is wrong with it that writing it anew does not mend.
+
+    Raises:
+        StoreUnavailable, NotFound: from the store.
+    """
+    ranges = _Ranges(store, bucket, info.key, info.version_id, info.size)
+    faults = []
+    try:
+        _read_head(ranges)
+    except UnusableFile as exc:
+        faults.append(exc.message)
+    compression = compression_of(ranges.first(FIRST_READ_BYTES))
+    return Condition(compression, tuple(faults + _missing_end(ranges, compression)))
+
+
 def _ready(file: CataloguedFile, head: _Head, parsed: FileIndex, index: IndexRef) -> Indexed:
     ready = replace(
         file,
@@ -187,11 +204,11 @@ def _inspect_file(ranges: _Ranges, blank: CataloguedFile) -> tuple[CataloguedFil
     head: _Head | None = None
     try:
         head = _read_head(ranges)
-        faults = _packing_faults(ranges, posixpath.basename(blank.key))
+        faults = _packing_faults(ranges, blank.key, mendable=True)
     except NotVariants as exc:
         faults = [exc.message]
     except UnusableFile as exc:
-        faults = [*_packing_faults(ranges, posixpath.basename(blank.key)), exc.message]
+        faults = [*_packing_faults(ranges, blank.key, mendable=False), exc.message]
     file = replace(blank, state=FileState.INDEXING, reason=None, index=None)
     if head is not None:
         contigs = count_contigs(head.header, None)
@@ -230,32 +247,54 @@ def _format(prefix: Prefix) -> FileFormat:
     return FileFormat.VCF if prefix.compression is Compression.NONE else FileFormat.VCF_GZ
 
 
-def _packing_faults(ranges: _Ranges, name: str) -> list[str]:
-    """What is wrong with the way a VCF or BCF is packed, and the command that mends it."""
+def _packing_faults(ranges: _Ranges, key: str, *, mendable: bool) -> list[str]:
+    """What is wrong with the way a VCF or BCF is packed, and the commands that mend it.
+
+    Args:
+        mendable: whether all that is in the file can be used.
+    """
     if ranges.size == 0:
         return []
     compression = compression_of(ranges.first(FIRST_READ_BYTES))
+    cut_off = _missing_end(ranges, compression)
+    if compression is Compression.BGZF:
+        return cut_off
+    packed = "plain gzip" if compression is Compression.GZIP else "not compressed"
+    by_job = f"Run `{repair_command(key)}`, or" if mendable and not cut_off else "Run"
+    return [_mend(packed, by_job, posixpath.basename(key)), *cut_off]
+
+
+def _missing_end(ranges: _Ranges, compression: Compression) -> list[str]:
+    """What says that bytes are missing at the end. Of plain gzip, and of a BCF that is not packed, it is not seen."""
+    if ranges.size == 0:
+        return []
     if compression is Compression.BGZF:
         tail = ranges.between(max(0, ranges.size - len(EOF_BLOCK)), ranges.size)
         return [] if tail == EOF_BLOCK else [_TRUNCATED.format(size=ranges.size)]
-    packed = "plain gzip" if compression is Compression.GZIP else "not compressed"
-    return [_mend(packed, name)]
+    is_text = compression is Compression.NONE and not ranges.first(len(BCF_MAGIC)).startswith(BCF_MAGIC)
+    if is_text and ranges.between(ranges.size - 1, ranges.size) != b"\n":
+        return [_CUT_OFF]
+    return []
 
 
 _TRUNCATED = (
     "It is truncated: the empty block that ends every whole BGZF file is missing after {size} bytes. Look at it with"
     " `bcftools view` where it came from; if it is whole there, upload it again, else write it anew."
 )
+_CUT_OFF = (
+    "Its last line has no end, as in a file that was cut off. Look at that line where the file came from; if all of it"
+    " is there, add the newline and upload the file again."
+)
 
 
-def _mend(packed: str, name: str) -> str:
+def _mend(packed: str, run: str, name: str) -> str:
     old = shlex.quote(name if not name.startswith("-") else f"./{name}")
     flag, suffix = ("-Ob", ".bcf") if name.endswith(".bcf") else ("-Oz", ".vcf.gz")
     stem = name.removesuffix(".gz").removesuffix(".bgz").removesuffix(".vcf").removesuffix(".bcf")
     new = shlex.quote(f"bgzf_{stem}{suffix}")
     return (
         f"It is {packed} and must be BGZF: bcftools can neither index it nor read parts of it."
-        f" Run `bcftools view {flag} -o {new} {old}` and upload the new file."
+        f" {run} `bcftools view {flag} -o {new} {old}` and upload the new file."
     )
 
 

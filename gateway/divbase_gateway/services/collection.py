@@ -3,7 +3,6 @@ and no transaction open meanwhile. What the words are worth is judged in settlem
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 
 import structlog
@@ -16,7 +15,7 @@ from divbase_gateway.domain.errors import StoreUnavailable
 from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.ports import ObjectStore, Observation
 from divbase_gateway.services import attempts, reports
-from divbase_gateway.services.settlement import Tracked, is_over, reported_outputs
+from divbase_gateway.services.settlement import Tracked, is_over, with_report
 
 log = structlog.get_logger()
 
@@ -74,7 +73,9 @@ def _is_to_be_asked(tracked: Tracked, observation: Observation) -> bool:
 def _post_of(attempt: AttemptRow) -> reports.Post:
     job = attempt.job
     uploads = {each["role"]: each["upload"] for each in attempt.uploads}
-    return reports.Post(job.project.bucket, job.public_id, attempt.number, attempts.output_keys(job), uploads)
+    keys = attempts.output_keys(job)
+    later = frozenset(role for role in keys if attempts.is_joined_later(job, role))
+    return reports.Post(job.project.bucket, job.public_id, attempt.number, keys, uploads, later)
 
 
 def _record_words(session: Session, tracked: Tracked, words: reports.Words, now: datetime) -> Tracked:
@@ -88,4 +89,4 @@ def _record_words(session: Session, tracked: Tracked, words: reports.Words, now:
     if words.report is None:
         return tracked
     attempts.record_report(attempt, words.report, now)
-    return replace(tracked, reported=reported_outputs(attempt, job))
+    return with_report(tracked, attempt, job)

@@ -4,11 +4,13 @@ the reconciler does, from the rows that are committed here."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from divbase_gateway.db import files as file_rows
 from divbase_gateway.db import jobs as rows
 from divbase_gateway.db.models import FileVersionRow, JobRow, ProjectRow, UserRow
 from divbase_gateway.domain.allocations import Resources
@@ -19,9 +21,17 @@ from divbase_gateway.domain.jobs import JobState, Reason
 from divbase_gateway.domain.planning import plan_to_dict
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.domain.queries import IndexPlan, Plan
+from divbase_gateway.domain.repairs import KIND as REPAIR
+from divbase_gateway.domain.repairs import RepairPlan
 from divbase_gateway.domain.reruns import Wish, next_resources
 from divbase_gateway.services.allocations import check_limits, check_resources
-from divbase_gateway.services.plans import index_plan_digest, index_plan_for, index_plan_to_dict, resources_of
+from divbase_gateway.services.plans import (
+    index_plan_digest,
+    index_plan_for,
+    index_plan_to_dict,
+    repair_plan_of,
+    resources_of,
+)
 from divbase_gateway.services.policy import JobPolicy
 
 _MAX_JOB_NAME = 100
@@ -58,6 +68,18 @@ def accept_index_job(
     job = _accept(session, project, user, "index", f"index {key}", None, stored, digest, needed, now)
     version.index_job = job.public_id
     return job
+
+
+def accept_repair_job(
+    session: Session, project: ProjectRow, user: UserRow, plan: RepairPlan, policy: JobPolicy, now: datetime
+) -> JobRow:
+    """Commit to mending one file version.
+
+    Raises: as `accept_query_job`.
+    """
+    given = check_resources(project, policy, resources_of(plan))
+    check_limits(session, project, user, policy, given, now)
+    return _accept(session, project, user, REPAIR, f"repair {plan.key}", None, asdict(plan), plan.digest, given, now)
 
 
 def _accept(
@@ -165,7 +187,8 @@ def rerun(
     Raises:
         NotFound: no such job.
         Forbidden: it is somebody else's and the role is below MANAGE.
-        Conflict: it has not ended, or it succeeded, or more would not help it.
+        Conflict: it has not ended, or it succeeded, or more would not help it, or the file that it was to repair is
+            another one by now.
         InvalidRequest: the wish is for less than its plan needs.
         BeyondCeiling: it asks for more than a job of the project may have by now.
         LimitReached: project or user have no room for it at the moment.
@@ -185,6 +208,8 @@ def rerun(
             hint=f"`divbase jobs result {public_id}` fetches it. `divbase query run --fresh` runs the question anew.",
             details={"state": state},
         )
+    if job.kind == REPAIR:
+        _check_target(session, job)
     _ask_for(session, job, policy, wish or Wish(), now)
     reopen_job(job, now)
     for version in rows.versions_without_index(session, job.public_id):
@@ -192,14 +217,33 @@ def rerun(
     return job
 
 
+def _check_target(session: Session, job: JobRow) -> None:
+    plan = repair_plan_of(job)
+    file = file_rows.claim_file(session, job.project_id, plan.key)
+    version = session.get(FileVersionRow, file.current_id) if file.current_id else None
+    there = rows.find_open(session, job.project_id, job.plan_digest)
+    if there is not None:
+        raise Conflict(
+            f"Job {there.public_id} is at work on {plan.key!r} already.",
+            hint=f"`divbase jobs watch {there.public_id}` follows it.",
+            details={"key": plan.key, "job": there.public_id},
+        )
+    if version is None or file.deleted_at is not None or version.version_id != plan.version_id:
+        raise Conflict(
+            f"{plan.key!r} is not the file any more that job {job.public_id} was to repair.",
+            hint=f"`divbase files info '{plan.key}'` shows what it is now.",
+            details={"key": plan.key, "version": plan.version_id},
+        )
+
+
 def _ask_for(session: Session, job: JobRow, policy: JobPolicy, wish: Wish, now: datetime) -> None:
     """Set what the job's next attempt asks of the scheduler, if it may."""
     planned = Resources(job.plan["cores"], job.plan["memory_mb"], job.plan["minutes"])
     last = Resources(job.cores, job.memory_mb, job.minutes)
     given = next_resources(job.public_id, planned, last, job.reason, wish)
-    if job.kind == "query" or not wish.is_none:  # what an upload brings about is not refused, what somebody asks is
+    if job.kind != "index" or not wish.is_none:  # what an upload brings about is not refused, what somebody asks is
         given = check_resources(job.project, policy, given)
-    if job.kind == "query":
+    if job.kind != "index":
         check_limits(session, job.project, job.user, policy, given, now)
     job.cores, job.memory_mb, job.minutes = given.cores, given.memory_mb, given.minutes
 

@@ -16,7 +16,15 @@ from divbase_gateway.domain.errors import Conflict, NotFound
 from divbase_gateway.domain.ids import new_id
 from divbase_gateway.domain.queries import OutputFormat
 from divbase_gateway.ports import Audience, ObjectStore
-from divbase_gateway.services.attempts import output_key, output_keys, provenance_of, signed_inputs
+from divbase_gateway.services.attempts import (
+    MARK,
+    is_joined_later,
+    mark_of,
+    output_key,
+    output_keys,
+    provenance_of,
+    signed_inputs,
+)
 from divbase_gateway.services.policy import JobPolicy
 
 FILE = "manifest.json"
@@ -65,17 +73,20 @@ def sign(job: JobRow, number: int, store: ObjectStore, policy: JobPolicy) -> Sig
         StoreUnavailable: an upload for the result could not be begun.
     """
     bucket, expires = job.project.bucket, policy.manifest_expiry
-    metadata = {"attempt": f"{job.public_id}.{number}"}
+    metadata = {MARK: mark_of(job, number)}
     put = partial(_signed_put, store, bucket, expires)
     claim = control_key(job.public_id, number, "claim")
     may_claim = store.presign_put(bucket, claim, Audience.NODE, expires, None, {}, if_absent=True)
     outputs: dict[str, dict[str, Any]] = {
-        role: {"request": put(key, metadata)} for role, key in output_keys(job).items()
+        role: {} if is_joined_later(job, role) else {"request": put(key, metadata)}
+        for role, key in output_keys(job).items()
     }
     uploads = []
     larger = _TEXT_GROWTH if job.kind == "query" and OutputFormat(job.plan["output"]).is_text else 1
     part_size, count = parts_for(larger * int(job.plan.get("bytes_total") or 0), policy.part_size)
-    if count and job.kind == "query":
+    if not count and is_joined_later(job, "result"):
+        count = math.ceil(_WORTH_PARTS / part_size)
+    if count and "result" in outputs:
         key = output_key(job, "result")
         upload = store.start_multipart(bucket, key, metadata)
         uploads = [{"name": job.plan["output_name"], "role": "result", "upload": upload}]

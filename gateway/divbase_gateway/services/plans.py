@@ -11,6 +11,7 @@ from divbase_gateway.db.models import FileVersionRow, JobRow
 from divbase_gateway.domain.allocations import Resources
 from divbase_gateway.domain.planning import plan_from_dict
 from divbase_gateway.domain.queries import IndexPlan, Plan
+from divbase_gateway.domain.repairs import RepairPlan
 
 _MIB = 1024 * 1024
 
@@ -41,7 +42,7 @@ def index_plan_digest(plan: IndexPlan) -> str:
     return hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()
 
 
-def resources_of(plan: Plan | IndexPlan) -> Resources:
+def resources_of(plan: Plan | IndexPlan | RepairPlan) -> Resources:
     """What a job of this plan asks of the scheduler."""
     return Resources(plan.cores, plan.memory_mb, plan.minutes)
 
@@ -54,3 +55,13 @@ def query_plan_of(job: JobRow) -> Plan:
 def index_plan_of(job: JobRow) -> IndexPlan:
     """The stored plan of an index job."""
     return IndexPlan(**job.plan)
+
+
+def repair_plan_of(job: JobRow) -> RepairPlan:
+    """The stored plan of a repair."""
+    return RepairPlan(**job.plan)
+
+
+def file_plan_of(job: JobRow) -> IndexPlan | RepairPlan:
+    """The stored plan of a job that reads one file whole."""
+    return index_plan_of(job) if job.kind == "index" else repair_plan_of(job)

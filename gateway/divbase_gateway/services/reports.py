@@ -62,6 +62,7 @@ class Post:
     Attributes:
         keys: role -> key of each output that it may have.
         uploads: role -> id of the multipart upload that was begun for it.
+        joined_later: roles whose parts stay as they are for now.
     """
 
     bucket: str
@@ -69,6 +70,7 @@ class Post:
     number: int
     keys: dict[str, str]
     uploads: dict[str, str]
+    joined_later: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -138,11 +140,15 @@ def _stored(store: ObjectStore, post: Post, output: _Output) -> dict[str, Any]:
     """
     digests = [base64.b64decode(each) for each in output.md5s]
     key = post.keys[output.role]
+    version_id: str | None = None
+    if output.role in post.joined_later and not output.multipart:
+        raise Conflict(f"{output.name} was not sent in parts.")
     if output.multipart:
         if output.role not in post.uploads:
             raise Conflict(f"{output.name} was sent in parts of an upload that was not begun.")
         parts = [Part(number, digest.hex(), 0) for number, digest in enumerate(digests, start=1)]
-        version_id = store.complete_multipart(post.bucket, key, post.uploads[output.role], parts).version_id
+        if output.role not in post.joined_later:
+            version_id = store.complete_multipart(post.bucket, key, post.uploads[output.role], parts).version_id
     elif len(digests) > 1:
         raise Conflict(f"{output.name} is in one piece and has {len(digests)} checksums.")
     else:

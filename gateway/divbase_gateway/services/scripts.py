@@ -6,17 +6,21 @@ from divbase_jobscripts.render import (
     Header,
     IndexScript,
     QueryScript,
+    RepairScript,
     ScriptInput,
     ScriptProcess,
     render_index,
     render_query,
+    render_repair,
 )
 
 from divbase_gateway.db.models import JobRow
 from divbase_gateway.domain.allocations import Labels, Resources
 from divbase_gateway.domain.queries import IndexPlan, Plan
+from divbase_gateway.domain.repairs import KIND as REPAIR
+from divbase_gateway.domain.repairs import RepairPlan, sort_memory_mb
 from divbase_gateway.services.allocations import labels_of
-from divbase_gateway.services.plans import index_plan_of, query_plan_of
+from divbase_gateway.services.plans import index_plan_of, query_plan_of, repair_plan_of
 from divbase_gateway.services.policy import JobPolicy
 
 
@@ -27,6 +31,8 @@ def script_for(job: JobRow, slurm_name: str, policy: JobPolicy) -> str:
     labels = labels_of(job.project, policy)
     if job.kind == "index":
         return index_script(index_plan_of(job), resources, labels, slurm_name, comment, policy)
+    if job.kind == REPAIR:
+        return repair_script(repair_plan_of(job), resources, labels, slurm_name, comment, policy)
     return query_script(query_plan_of(job), resources, labels, slurm_name, comment, policy)
 
 
@@ -62,6 +68,21 @@ def index_script(
         IndexScript(
             header=_header(resources, labels, slurm_name, comment),
             input=ScriptInput(number=1, key=plan.key),
+            prologue=policy.prologue,
+        )
+    )
+
+
+def repair_script(
+    plan: RepairPlan, resources: Resources, labels: Labels, slurm_name: str, comment: str, policy: JobPolicy
+) -> str:
+    """The script that writes a file anew."""
+    return render_repair(
+        RepairScript(
+            header=_header(resources, labels, slurm_name, comment),
+            input=ScriptInput(number=1, key=plan.key),
+            result=f"out/{plan.output_name}",
+            sort_memory_mb=sort_memory_mb(resources.memory_mb),
             prologue=policy.prologue,
         )
     )

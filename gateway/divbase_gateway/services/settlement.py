@@ -3,7 +3,7 @@ here their words are compared, and nothing is ever concluded from a look that fa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from divbase_gateway.db import jobs as rows
 from divbase_gateway.db.models import AttemptRow, JobRow
+from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import NotFound
 from divbase_gateway.domain.jobs import (
     EXIT_NOT_OURS,
@@ -25,12 +26,15 @@ from divbase_gateway.domain.jobs import (
     phase_of,
     words_for,
 )
+from divbase_gateway.domain.repairs import KIND as REPAIR
 from divbase_gateway.domain.reruns import more_would_help
 from divbase_gateway.domain.waiting import stuck_words
 from divbase_gateway.ports import ObjectStore, Sighting, SlurmRef
+from divbase_gateway.services import replacement
 from divbase_gateway.services.attempts import output_key
 from divbase_gateway.services.jobs import end_job, reopen_job, set_state
 from divbase_gateway.services.policy import JobPolicy
+from divbase_gateway.services.replacement import Delivery, Replacement
 
 _OVER = (Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED)
 
@@ -43,7 +47,7 @@ class Tracked:
     """An attempt that the scheduler has, as it was when we asked.
 
     `reported` holds the outputs that its report names, or None while there is no report; `row` is what the database
-    says of it and its job.
+    says of it and its job. `kind` of its job is known only with a report; a repair has a `delivery` then.
     """
 
     job_id: int
@@ -54,13 +58,30 @@ class Tracked:
     cancel_sent: bool
     reported: list[dict[str, Any]] | None
     row: rows.AtScheduler
+    kind: str | None = None
+    delivery: Delivery | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The store's word on what a job reported.
+
+    Attributes:
+        verified: all of it is there.
+        refusal: why a repaired file could not take the place of the one that was read.
+        replacement: the repaired file in that place.
+    """
+
+    verified: bool
+    refusal: Report | None = None
+    replacement: Replacement | None = None
 
 
 def tracked_attempts(session: Session) -> list[Tracked]:
     """Every attempt that the scheduler has and that is not settled: two queries, whatever their number."""
     found = rows.attempts_at_scheduler(session)
-    reported = {each.id: reported_outputs(each, each.job) for each in rows.reported_attempts(session)}
-    return [
+    reported = {each.id: each for each in rows.reported_attempts(session)}
+    tracked = [
         Tracked(
             job_id=row.job_id,
             number=row.number,
@@ -68,11 +89,22 @@ def tracked_attempts(session: Session) -> list[Tracked]:
             project_bucket=row.bucket,
             cancel_wanted=row.cancel_wanted,
             cancel_sent=row.cancel_sent,
-            reported=reported.get(row.attempt_id),
+            reported=None,
             row=row,
         )
         for row in found
     ]
+    told = [reported.get(each.row.attempt_id) for each in tracked]
+    return [
+        each if attempt is None else with_report(each, attempt, attempt.job)
+        for each, attempt in zip(tracked, told, strict=True)
+    ]
+
+
+def with_report(tracked: Tracked, attempt: AttemptRow, job: JobRow) -> Tracked:
+    """The same with what its report, which is there by now, says of outputs."""
+    delivery = replacement.delivery_of(attempt, job, tracked.project_bucket)
+    return replace(tracked, reported=reported_outputs(attempt, job), kind=job.kind, delivery=delivery)
 
 
 def is_news(
@@ -108,6 +140,26 @@ def reported_outputs(attempt: AttemptRow, job: JobRow) -> list[dict[str, Any]]:
     return [{**output, "key": output_key(job, output["role"])} for output in outputs]
 
 
+def verify(database: Database, store: ObjectStore, tracked: Tracked, sighting: Sighting) -> Verdict:
+    """Ask the third witness about a run that the scheduler calls completed. A repaired file takes its place with this.
+
+    Raises:
+        StoreUnavailable: the store does not answer; nothing follows from that.
+    """
+    outputs = tracked.reported or []
+    if tracked.kind != REPAIR:
+        return Verdict(verify_results(store, tracked.project_bucket, outputs))
+    others = [output for output in outputs if output["role"] != "result"]
+    if tracked.delivery is None or sighting.exit_code not in (0, None) or sighting.signal:
+        return Verdict(verified=False)
+    if not verify_results(store, tracked.project_bucket, others):
+        return Verdict(verified=False)
+    found = replacement.put_in_place(database, store, tracked.delivery)
+    if isinstance(found, Report):
+        return Verdict(verified=False, refusal=found)
+    return Verdict(verified=True, replacement=found)
+
+
 def verify_results(store: ObjectStore, bucket: str, outputs: list[dict[str, Any]]) -> bool:
     """The third witness: every output that the job reported is in the store, in that version, with that checksum.
 
@@ -135,7 +187,7 @@ def record_sighting(
     session: Session,
     tracked: Tracked,
     sighting: Sighting | None,
-    verified: bool | None,
+    verdict: Verdict | None,
     policy: JobPolicy,
     now: datetime,
     answering_since: datetime,
@@ -147,7 +199,7 @@ def record_sighting(
     Args:
         unread: the run has ended, and what it left in the store could not be read yet: nothing is decided.
         sighting: None when the look succeeded and the job was not in it.
-        verified: the store's word on the reported outputs; None when nobody looked.
+        verdict: the store's word on the reported outputs; None when nobody looked.
         answering_since: when the last unbroken row of successful looks began; no absence counts from before.
 
     Returns:
@@ -168,7 +220,9 @@ def record_sighting(
         requeued = Decision(JobState.FAILED, Reason.REQUEUED, words_for(Reason.REQUEUED))
         return _carry_out(job, attempt, requeued, policy, now)
     _copy_sighting(job, attempt, sighting, now)
-    decision = Decision(JobState.FINALIZING) if unread else decide(_evidence(job, attempt, verified))
+    decision = Decision(JobState.FINALIZING) if unread else decide(_evidence(job, attempt, verdict))
+    if decision.state is JobState.SUCCEEDED:
+        return _succeed(session, job, attempt, verdict, now)
     return _carry_out(job, attempt, decision, policy, now)
 
 
@@ -213,13 +267,13 @@ def _copy_sighting(job: JobRow, attempt: AttemptRow, sighting: Sighting, now: da
     job.observed_at = now
 
 
-def _evidence(job: JobRow, attempt: AttemptRow, verified: bool | None) -> Evidence:
+def _evidence(job: JobRow, attempt: AttemptRow, verdict: Verdict | None) -> Evidence:
     return Evidence(
         slurm_state=attempt.slurm_state,
         exit_code=attempt.exit_code,
         signal=attempt.signal,
-        report=_report_of(attempt),
-        results_verified=verified,
+        report=(verdict.refusal if verdict else None) or _report_of(attempt),
+        results_verified=verdict.verified if verdict else None,
         cancel_requested=job.cancel_requested_at is not None,
         over_memory=(attempt.max_rss_bytes or 0) > attempt.memory_mb << 20,
     )
@@ -248,14 +302,20 @@ def _record_absence(
     return job
 
 
+def _succeed(session: Session, job: JobRow, attempt: AttemptRow, verdict: Verdict | None, now: datetime) -> JobRow:
+    repaired = verdict.replacement if verdict else None
+    attempt.outcome = "succeeded"
+    outputs = replacement.in_results(reported_outputs(attempt, job), repaired)
+    job.results = [_result(output) for output in outputs]
+    if repaired is not None:
+        replacement.record(session, job, repaired, now)
+    end_job(job, JobState.SUCCEEDED, now)
+    return job
+
+
 def _carry_out(job: JobRow, attempt: AttemptRow, decision: Decision, policy: JobPolicy, now: datetime) -> JobRow | None:
     if decision.state is None:
         return None
-    if decision.state is JobState.SUCCEEDED:
-        attempt.outcome = "succeeded"
-        job.results = [_result(output) for output in reported_outputs(attempt, job)]
-        end_job(job, JobState.SUCCEEDED, now)
-        return job
     if decision.state is JobState.FAILED:
         return _fail(job, attempt, decision, policy, now)
     if decision.state is JobState.CANCELLED:
