@@ -1023,7 +1023,8 @@ class PartialCopy(Copy):
                 small.add(Blocks(self.label, source, start, length, at), first, end)
                 at += length
             small.end()
-        index = csi_of(self.part, self.format, small.place)
+        contigs = bcf_contigs(self.made) if self.format == "bcf" else 0
+        index = csi_of(self.part, self.format, small.place, contigs)
         with open_private(self.made + ".csi") as file:
             for begin in range(0, len(index), CONTENT_BYTES):
                 file.write(pack_block(index[begin : begin + CONTENT_BYTES]))
@@ -1167,8 +1168,19 @@ class SmallFile(object):
         return self.new[index] + offset - self.old[index]
 
 
-def csi_of(part, file_format, place):
-    """The index of a small file, not packed; the format is that of the CSI specification, version 1."""
+def bcf_contigs(path):
+    """How many contigs the header of a BCF file has."""
+    import gzip  # slow to import, and seldom needed
+
+    with gzip.open(path) as file:
+        return file.read(struct.unpack("<I", file.read(9)[5:])[0]).count(b"##contig=")
+
+
+def csi_of(part, file_format, place, least=0):
+    """The index of a small file, not packed; the format is that of the CSI specification, version 1.
+
+    A BCF's has an entry for `least` contigs, because bcftools 1.16 dies of a contig that the index does not have.
+    """
     contigs = part["contigs"]
     if file_format == "vcf.gz":
         names = b"".join(name.encode("utf-8") + b"\0" for name, _, _ in contigs)
@@ -1177,7 +1189,7 @@ def csi_of(part, file_format, place):
     else:
         about = b""
         bins_of = {number: bins for _, number, bins in contigs}
-        found = [bins_of.get(number, []) for number in range(max(bins_of) + 1 if bins_of else 0)]
+        found = [bins_of.get(number, []) for number in range(max([least - 1, *bins_of]) + 1)]
     head = struct.pack("<4s3i", b"CSI\1", part["min_shift"], part["depth"], len(about)) + about
     return head + struct.pack("<i", len(found)) + b"".join(csi_contig(bins, place) for bins in found)
 

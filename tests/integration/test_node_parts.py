@@ -190,7 +190,8 @@ def test_index_of_a_part(gateway: NodeGateway, staged: Callable[[], Path], tmp_p
     of_vcf, of_bcf = (parse_index((folder / f"{name}.csi").read_bytes()) for name in ("1.vcf.gz", "2.bcf"))
     assert (of_vcf.names, of_bcf.names) == (("chr2", "chr:3"), ())
     assert [bool(contig.bins) for contig in of_vcf.contigs] == [True, True]
-    assert [bool(contig.bins) for contig in of_bcf.contigs] == [False, True, True]
+    assert [bool(contig.bins) for contig in of_bcf.contigs][:3] == [False, True, True]
+    assert len(of_bcf.contigs) == 4
 
 
 # --- what is read and told -----------------------------------------------------------------------------------------

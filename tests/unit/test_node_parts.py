@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import random
+import struct
 import tempfile
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -139,3 +140,11 @@ def test_ranges_of_spans(lengths: list[int]) -> None:
         at += each.length
     for start, length in zip(starts, lengths, strict=True):
         assert sum(each.length for each in ranges if start <= each.start < start + length) == length
+
+
+@pytest.mark.parametrize(("least", "entries"), [(0, 3), (2, 3), (5, 5)])
+def test_index_of_a_bcf_has_all_contigs(least: int, entries: int) -> None:
+    """bcftools 1.16 dies of a region on a contig that is in the header and not in the index."""
+    part = {"min_shift": 14, "depth": 5, "contigs": [["chr3", 2, [[4681, [0, 1]]]]]}
+    index = node.csi_of(part, "bcf", lambda offset: offset, least)
+    assert struct.unpack_from("<i", index, 16) == (entries,)
