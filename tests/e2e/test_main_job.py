@@ -72,7 +72,11 @@ def tables_by_command_line(stack: Stack, bcftools: Bcftools, merged: Path) -> No
     columns = r"%CHROM\t%POS[\t%GT]\n"
     asked = ("query", "run", "--where", WHERE, "-c", COMMAND)
     stack.run(*asked, "--after", f"query -f '{columns}'", "--name", "sites", "--download", "table")
-    stack.run(*asked, "--after", "view -v snps; stats -s -", "--name", "snps", "--download", "numbers")
+    counted = json.loads(stack.run(*asked, "--after", "view -v snps; stats -s -", "--name", "snps", "--wait", "--json"))
+    stack.run("jobs", "result", counted["id"], "--download", "numbers")
+    shown = json.loads(stack.run("jobs", "stats", counted["id"], "--plot", "snps.png", "--json"))
+    assert shown["summary"]["number of SNPs"] == shown["summary"]["number of records"] > 0
+    assert (stack.folder / "snps.png").read_bytes().startswith(b"\x89PNG")
     table, numbers = stack.folder / "table", stack.folder / "numbers"
     assert sorted(path.name for path in table.iterdir()) == ["job.log", "provenance.json", "sites.tsv"]
     assert sorted(path.name for path in numbers.iterdir()) == ["job.log", "provenance.json", "snps.stats.txt"]
