@@ -675,7 +675,7 @@ def test_index_of_an_unsorted_file(run: Run, gateway: NodeGateway, tmp_path: Pat
     write_variants(tmp_path / "new.vcf.gz", shuffled_vcf().decode())
     gateway.add_input(tmp_path / "new.vcf.gz")
     reason, message = failure(run(INDEX), gateway)
-    assert (reason, "sort it with bcftools sort" in message) == ("unsorted", True)
+    assert (reason, "`divbase files repair new.vcf.gz` sorts it" in message) == ("unsorted", True)
 
 
 @pytest.mark.parametrize(

@@ -111,10 +111,11 @@ class Node:
         stated = [{"number": number, "etag": etag} for number, etag in enumerate(etags, start=1)]
         return self.call("outputs/complete", {"name": name, "upload": announced["upload"], "parts": stated})
 
-    def push(self, name: str, role: str, content: bytes) -> None:
-        announced = self.announce(name, role, content)
-        assert self.send(announced, content) == [200]
-        stored = self.complete(name, announced, content)
+    def push(self, name: str, role: str, *parts: bytes) -> None:
+        content = b"".join(parts)
+        announced = self.announce(name, role, *parts)
+        assert self.send(announced, *parts) == [200] * len(parts)
+        stored = self.complete(name, announced, *parts)
         assert stored.status_code == 200, stored.text
         self.outputs.append(
             {
