@@ -275,6 +275,17 @@ def test_script_is_warned_before_the_time_limit(machine: Machine) -> None:
     assert scheduler.read_log(ref, 100) == b"warned\n"
 
 
+def test_job_that_takes_too_much_memory(machine: Machine) -> None:
+    """The largest of its processes is killed, not the script, which still says what happened."""
+    scheduler = machine.started()
+    greedy = "import time; x = bytes([1]) * (900 << 20); time.sleep(60)"
+    script = f"sleep 60 & {sys.executable} -IS -c '{greedy}'; echo ended with $?; exit 3"
+    ref = scheduler.submit(job("greedy", script))
+    end = end_of(scheduler, ref)
+    assert (end.state, end.exit_code) == ("OUT_OF_MEMORY", 3)
+    assert b"ended with 137" in scheduler.read_log(ref, 1000)
+
+
 def test_cores_bound_what_runs_at_once(machine: Machine) -> None:
     """Two jobs of two cores each do not run together on two cores, though there are slots."""
     scheduler = machine.started(slots=2, cores=2)

@@ -193,7 +193,7 @@ class Dispatcher:
                     sys.executable,
                     [
                         *(sys.executable, "-IS", supervisor.__file__, str(job.path)),
-                        *map(str, (spec.limit_s, spec.warn_s, spec.grace_s)),
+                        *map(str, (spec.limit_s, spec.warn_s, spec.grace_s, spec.memory_mb << 20)),
                     ],
                     dict(self._environment(job, spec)),
                     file_actions=[

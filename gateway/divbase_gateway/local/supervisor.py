@@ -1,7 +1,8 @@
 """Runs one job of the embedded scheduler from its folder and writes down how it ended; outlives the gateway.
 
-It is started as a script (`python -IS supervisor.py FOLDER LIMIT WARN GRACE`) and must not know the gateway: only
-modules that are built in or cheap, because every job waits for them. File descriptor 3 is the job's lock, held for it.
+It is started as a script (`python -IS supervisor.py FOLDER LIMIT WARN GRACE MEMORY`) and must not know the gateway:
+only modules that are built in or cheap, because every job waits for them. File descriptor 3 is the job's lock, held
+for it.
 """
 
 # ruff: noqa: SIM105 - contextlib would be imported before every job
@@ -25,6 +26,10 @@ MARK = "DIVBASE_LOCAL_JOB"
 """The variable in the environment of every process of a job that tells whose it is, wherever it moved itself."""
 
 POLL_S = 0.1
+MEMORY_EVERY_S = 1.0
+SPARE_MEMORY = 512 << 20
+"""Bytes that a job may have beyond twice its own memory: what has run away is ended before the machine is, and an
+estimate that is a little off costs nobody a job here, where no one else waits for the memory."""
 _STOPPED_BY_US = {"cancel": "CANCELLED", "limit": "TIMEOUT", "told": "NODE_FAIL"}
 _REASONS = {
     "cancel": "",
@@ -34,13 +39,16 @@ _REASONS = {
 
 
 class Job:
-    """The script's process group, its time limits (seconds) and what was done to it."""
+    """The script's process group, its limits (seconds, bytes) and what was done to it."""
 
-    def __init__(self, folder: str, limit_s: float, warn_s: float, grace_s: float):
+    def __init__(self, folder: str, limit_s: float, warn_s: float, grace_s: float, memory: int):
         self.folder = folder
         self.limit_s = limit_s
         self.warn_s = warn_s
         self.grace_s = grace_s
+        self.most_memory = 2 * memory + SPARE_MEMORY
+        self.out_of_memory = False
+        self.weighed_at = 0.0
         self.group = 0
         self.stopped_for = ""
         self.warned = False
@@ -91,6 +99,20 @@ class Job:
             self.kill_at = time.monotonic() + self.grace_s
             self.signal_group(signal.SIGTERM)
 
+    def look_at_the_memory(self) -> None:
+        """Kill the largest process when all together have too much, as a node's kernel does; the script goes on."""
+        now = time.monotonic()
+        if now < self.weighed_at + MEMORY_EVERY_S:
+            return
+        self.weighed_at = now
+        weights = [(memory_of(pid), pid) for pid in marked_processes(os.environ.get(MARK, "")) if pid != os.getpid()]
+        if weights and sum(weight for weight, _ in weights) > self.most_memory:
+            self.out_of_memory = True
+            try:
+                os.kill(max(weights)[1], signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
     def look_at_the_clock(self) -> None:
         now = time.monotonic()
         ran = now - self.begun
@@ -113,6 +135,7 @@ class Job:
             if pid:
                 return status, usage
             self.look_at_the_clock()
+            self.look_at_the_memory()
             if select.select([wakeup], [], [], POLL_S)[0]:
                 os.read(wakeup, 64)
 
@@ -121,6 +144,8 @@ class Job:
         code, number = (0, os.WTERMSIG(status)) if os.WIFSIGNALED(status) else (os.WEXITSTATUS(status), 0)
         if self.stopped_for:
             return _STOPPED_BY_US[self.stopped_for], _REASONS[self.stopped_for], code, number
+        if self.out_of_memory:
+            return "OUT_OF_MEMORY", "OutOfMemory", code, number
         if self.warned and number == signal.SIGUSR2:
             return "TIMEOUT", "TimeLimit", code, number
         if code or number:
@@ -177,6 +202,16 @@ def marked_processes(mark: str) -> list[int]:
             except OSError:
                 continue  # ended meanwhile, or another user's
     return found
+
+
+def memory_of(pid: int) -> int:
+    """Bytes that the process has for itself; 0 if it has ended."""
+    try:
+        with open("/proc/" + str(pid) + "/statm", "rb") as handle:
+            _, resident, shared = handle.read().split()[:3]
+    except OSError:
+        return 0
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
 def kill_marked(mark: str, but: int = 0, rounds: int = 20) -> bool:
@@ -238,11 +273,12 @@ def _wakeup_pipe(job: Job) -> int:
 def main(arguments: list[str]) -> int:
     """Run the job of `arguments[0]`. Exit status 0 once its end is recorded."""
     folder, limit_s, warn_s, grace_s = arguments[0], *map(float, arguments[1:4])
+    memory = int(arguments[4])
     os.setsid()
     os.umask(0o077)
     os.set_inheritable(LOCK_FD, False)
     os.closerange(LOCK_FD + 1, 4096)
-    job = Job(folder, limit_s, warn_s, grace_s)
+    job = Job(folder, limit_s, warn_s, grace_s, memory)
     wakeup = _wakeup_pipe(job)
     job.start()
     status, usage = job.wait(wakeup)
