@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import api, machine, overhead, query, submission, ticks, transfers
+from benchmarks import api, faults, machine, overhead, query, submission, ticks, transfers
 from benchmarks.figures import NotHere, Section, as_markdown, as_text
 from benchmarks.stack import say
 
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], Section]] = {
     "query": query.measure,
     "submission": submission.measure,
     "ticks": ticks.measure,
+    "faults": faults.measure,
 }
 _NEEDED = {
     "transfers": 40 << 30,
@@ -30,6 +31,7 @@ _NEEDED = {
     "query": 6 << 30,
     "submission": 1 << 30,
     "ticks": 1 << 30,
+    "faults": 1 << 30,
 }
 _NEEDED_QUICK = 3 << 30
 
