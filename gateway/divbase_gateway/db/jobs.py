@@ -36,19 +36,26 @@ def is_open() -> TextClause:
     return text("jobs.state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'LOST')")
 
 
+# Built once, as it is what every look at a job asks. Attempts are joined: there are one or two.
+_ONE_JOB = (
+    select(JobRow)
+    .where(JobRow.public_id == bindparam("public_id"), JobRow.project_id == bindparam("project_id"))
+    .options(
+        joinedload(JobRow.user),
+        joinedload(JobRow.project),
+        joinedload(JobRow.attempts).options(*(defer(column) for column in _LONG_IN_ATTEMPTS)),
+    )
+)
+_ONE_JOB_LOCKED = _ONE_JOB.with_for_update(of=JobRow)
+
+
 def get_job(session: Session, project_id: int, public_id: str, *, lock: bool = False) -> JobRow | None:
     """The job with its project, user and attempts; `lock` holds the row until the transaction ends.
 
     Reports, announced outputs and log tails of the attempts are read when they are asked for, in the same session.
     """
-    # Joined, not in a query of its own: there are one or two, and this is what every look at a job asks.
-    attempts = joinedload(JobRow.attempts).options(*(defer(column) for column in _LONG_IN_ATTEMPTS))
-    query = (
-        select(JobRow)
-        .where(JobRow.public_id == public_id, JobRow.project_id == project_id)
-        .options(joinedload(JobRow.user), joinedload(JobRow.project), attempts)
-    )
-    return session.scalars(query.with_for_update(of=JobRow) if lock else query).unique().one_or_none()
+    names = {"public_id": public_id, "project_id": project_id}
+    return session.scalars(_ONE_JOB_LOCKED if lock else _ONE_JOB, names).unique().one_or_none()
 
 
 def list_jobs(
