@@ -178,7 +178,8 @@ def test_rows_are_split_and_joined_and_annotations_removed(lab: Lab) -> None:
 
 
 EVERY_OPTION = (
-    "norm -m +any -d exact -a --atom-overlaps . --old-rec-tag OLD -s",
+    "norm -m +any -d exact --old-rec-tag OLD -s",
+    "norm -a --atom-overlaps . --old-rec-tag OLD",
     "annotate -x ^INFO/DP,ID,QUAL,FILTER/PASS",
     r"""query -f '%CHROM\t%POS[\t%SAMPLE=%GT]\t%N_PASS(GT="alt")\n' -i 'QUAL>0' -H -u""",
     "stats -s - -1 -I -d 0,100,5 --af-bins 0.1,0.5,1 -f PASS,. -e 'QUAL<0'",

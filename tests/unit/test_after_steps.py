@@ -105,6 +105,7 @@ def refusal(text: str) -> InvalidStep:
         ("norm -m -any --multi-overlaps .", 1, 13, "before 1.17"),
         ("norm -m -any -S lex", 1, 13, "before 1.21"),
         ("norm -m -any -d exact", 1, 13, "before 1.21"),
+        ("norm -m -any -a", 1, 13, "other records in bcftools before 1.20"),
         ("norm -d any", 1, 5, "'any' is none of snps"),
         ("norm -d all --keep-sum AD", 1, 12, "says nothing without --multiallelics"),
         ("norm -m - --old-rec-tag 'A;B'", 1, 10, "not the name of an INFO tag"),

@@ -77,6 +77,13 @@ def _check_norm(step: ReadStep) -> None:
             duplicates.position,
             "Use two steps: norm -m -any; norm -d exact",
         )
+    atomize = step.given("atomize")
+    if atomize and step.has("multiallelics"):
+        raise step.refuse(
+            "-a beside -m gives other records in bcftools before 1.20",
+            atomize.position,
+            "Use two steps, in the order that you mean: norm -m -any; norm -a",
+        )
     for name, needed in (
         ("atom-overlaps", "atomize"),
         ("keep-sum", "multiallelics"),
