@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import api, faults, machine, overhead, query, submission, ticks, transfers
+from benchmarks import api, crowds, faults, machine, overhead, query, submission, ticks, transfers
 from benchmarks.figures import NotHere, Section, as_markdown, as_text
 from benchmarks.stack import say
 
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], Section]] = {
     "submission": submission.measure,
     "ticks": ticks.measure,
     "faults": faults.measure,
+    "crowds": crowds.measure,
 }
 _NEEDED = {
     "transfers": 40 << 30,
@@ -32,6 +33,7 @@ _NEEDED = {
     "submission": 1 << 30,
     "ticks": 1 << 30,
     "faults": 1 << 30,
+    "crowds": 2 << 30,
 }
 _NEEDED_QUICK = 3 << 30
 

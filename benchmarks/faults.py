@@ -8,24 +8,20 @@ silent.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from divbase_gateway.domain.files import CataloguedFile, FileState, IndexKind, IndexRef
 from divbase_gateway.domain.index_maps import FileMap, unpack
 from divbase_gateway.domain.planning import make_plan
-from divbase_gateway.domain.plans import part_to_dict
-from divbase_gateway.domain.queries import Plan, Process, QueryRequest, Selection
+from divbase_gateway.domain.queries import Plan, QueryRequest, Selection
 from divbase_gateway.local.bcftools import write_pysam_bcftools
 from divbase_gateway.services.catalogue import attach_index, inspect
-from divbase_jobscripts.render import node_helper_source
 
+from benchmarks.bare_node import prepare, start
 from benchmarks.faulty_store import WELL, Behaviour, FaultyStore, Reply
 from benchmarks.figures import Section, Table
 from benchmarks.stack import say
@@ -245,46 +241,9 @@ def _planned(file: CataloguedFile, maps: Mapping[str, bytes]) -> Plan:
 
 def _stage_and_run(folder: Path, plan: Plan, store: FaultyStore, program: Path) -> tuple[int, str]:
     """Exit status and log of the node's two steps."""
-    for name in ("job", "scratch"):
-        (folder / name).mkdir()
-    (entry,) = plan.inputs
-    assert entry.part is not None
-    facts: dict[str, Any] = {
-        name: getattr(entry, name) for name in ("number", "key", "format", "size", "etag", "sha256")
-    }
-    facts |= {"request": _request(store, 1), "index": None, "samples": None, "part": part_to_dict(entry.part)}
-    store.fresh = {"inputs": [{"number": 1, "request": _request(store, 2), "index_request": None}]}
-    about = {"job": "bare", "attempt": 1, "kind": "query", "part_size": 64 << 20, "retry_for_s": _RETRY_FOR_S}
-    ticket = {"gateway": store.url, "attempt": "bare.1", "token": "t", "retry_for_s": _RETRY_FOR_S}
-    (folder / "job" / "divbase_node.py").write_bytes(node_helper_source())
-    (folder / "job" / "job.json").write_text(json.dumps(ticket))
-    (folder / "scratch" / "state.json").write_text(json.dumps({"manifest": {**about, "inputs": [facts]}}))
-    (folder / "scratch" / "pipeline").write_bytes(b"".join(map(_noted, plan.processes)))
-    start = 'import sys; sys.path.insert(0, ""); import divbase_node; divbase_node.start()'
-    path = f"{program.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    ended = subprocess.run(
-        ["bash", "-c", 'for step in stage run; do "$0" -IS -c "$1" "$step" || exit 1; done', sys.executable, start],
-        cwd=folder / "job",
-        env={"PATH": path, "LANG": "C.UTF-8", "DIVBASE_SCRATCH": str(folder / "scratch")},
-        capture_output=True,
-        text=True,
-        timeout=_PATIENCE_S,
-        check=False,
-    )
-    return ended.returncode, ended.stdout + ended.stderr
-
-
-def _request(store: FaultyStore, generation: int) -> dict[str, Any]:
-    return {"method": "GET", "url": store.signed(_KEY, generation), "headers": {}, "expires_at": "2100-01-01T00:00:00Z"}
-
-
-def _noted(process: Process) -> bytes:
-    """As the script's `pipe` notes a process down."""
-    words = [process.id, *(word for source in process.sources for word in ("--from", source))]
-    words += ["--materialise"] if process.materialise else []
-    words += ["--output", process.output] if process.output else []
-    words += ["--", *process.argv]
-    return b"".join(word.encode() + b"\0" for word in (str(len(words)), *words))
+    prepare(folder, plan, store, _RETRY_FOR_S)
+    status = start(folder, program).wait(timeout=_PATIENCE_S)
+    return status, (folder / "job" / "job.log").read_text(errors="replace")
 
 
 # --- bcftools by itself ------------------------------------------------------------------------------------------
