@@ -8,6 +8,7 @@ docs/bcftools.md says how to get older ones without installing them.
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 from divbase_gateway.local.bcftools import write_pysam_bcftools
@@ -24,3 +25,9 @@ def bcftools_for_tests(folder: Path) -> Path:
         raise ValueError(f"{VARIABLE} is {named!r}; it has to be the path of a program")
     (folder / "bcftools").symlink_to(Path(named).resolve())
     return folder / "bcftools"
+
+
+def release_of(program: Path) -> tuple[int, ...]:
+    """(1, 21) of one that says 1.21."""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    return tuple(int(number) for number in said.split("-")[0].split("."))

@@ -36,7 +36,7 @@ from divbase_gateway.domain.queries import Plan, Process, QueryRequest, Selectio
 from divbase_gateway.domain.vcf import measure_header, parse_header
 from divbase_jobscripts.render import node_helper_source
 
-from tests.bcftools import bcftools_for_tests
+from tests.bcftools import bcftools_for_tests, release_of
 from tests.fakes.node_gateway import TOKEN, NodeGateway
 from tests.variants import bgzf
 
@@ -387,8 +387,7 @@ def takes_part(question: Question, file: CataloguedFile) -> bool:
 def program(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[int, ...]]:
     """bcftools and its release."""
     path = bcftools_for_tests(tmp_path_factory.mktemp("bcftools"))
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
-    return path, tuple(int(number) for number in said.split("-")[0].split("."))
+    return path, release_of(path)
 
 
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + CASES))
