@@ -71,8 +71,8 @@ def _wait(session: Session, one: Repaired) -> Repaired | Failed:
     from divbase_client.errors import ClientError
     from divbase_client.transfers import Failed
 
-    job = follow(session, one.job.id)
     try:
+        job = follow(session, one.job.id)
         check_success(job)
         return Repaired(one.key, job, session.client.files.wait_until_indexed(session.project, one.key))
     except ClientError as error:
