@@ -123,6 +123,7 @@ def print_plan(session: Session, plan: Plan) -> None:
             ("Regions", ", ".join(plan.regions) or "everything"),
             ("Combined by", plan.combine),
             ("Reads", f"{size(plan.bytes_needed)} of {size(plan.bytes_total)}"),
+            ("Works in", "one piece" if plan.shards == 1 else f"{plan.shards} shards, side by side"),
             ("Needs", f"{plan.cores} cores, {size(plan.memory_mb * 1_000_000)} memory, {seconds(plan.minutes * 60)}"),
             ("Result", plan.output),
         ]

@@ -16,6 +16,7 @@ import bisect
 import collections
 import email.utils
 import errno
+import functools
 import hashlib
 import http.client
 import json
@@ -715,6 +716,7 @@ def stage(job):
     for entry in job.manifest["inputs"]:
         if job.manifest["kind"] != "repair" or is_bgzf(staged_path(job, entry)):
             require_bgzf(staged_path(job, entry), entry["key"])
+        require_positions(staged_path(job, entry), entry)
     job.record_time("staging_s", started)
     job.state.save()
     stored = readable(sum(copy.size for copy in copies))
@@ -772,6 +774,33 @@ def is_bgzf(path):
     with open(path, "rb") as file:
         head = file.read(BGZF_HEAD_BYTES)
     return head[:4] == BGZF_MAGIC and head[10:16] == BGZF_EXTRA
+
+
+def require_positions(path, entry):
+    """Raises Failed where the first record of a contig has POS 0: shards would not find it."""
+    begins = entry.get("begins") or []
+    with open(path, "rb") as file:
+        blocks = Blocks(entry["key"], file, 0, os.path.getsize(path), 0)
+        for offset in begins:
+            if is_at_zero(blocks, offset, entry["format"]):
+                raise Failed(
+                    "bcftools_failed",
+                    "%s has a record with POS 0, which cannot be found by its index, and this query is worked on by "
+                    "regions. Name the contigs: view -r CONTIG,... gives all records but those." % entry["key"],
+                )
+
+
+def is_at_zero(blocks, offset, file_format):
+    """Whether the record at a virtual offset has POS 0."""
+    content, following = blocks.unpack(offset >> 16)
+    content = content[offset & 0xFFFF :]
+    wanted = 16 if file_format == "bcf" else 1 << 10  # in a VCF, the name of the contig and a few digits
+    while len(content) < wanted and following < blocks.stop:
+        more, following = blocks.unpack(following)
+        content += more
+    if file_format == "bcf":
+        return content[12:16] == b"\xff\xff\xff\xff"  # POS - 1
+    return content.split(b"\t", 2)[1:2] == [b"0"]
 
 
 def starts_with(path, magic):
@@ -1380,11 +1409,17 @@ class Pipeline(object):
                 if self.text is not None:
                     self.text.close()
                 self.judge()
-                for process in current:
-                    if process.materialise:
-                        build_index(self.job, materialised(process), materialised(process) + ".csi")
+                self.index([process for process in current if process.materialise])
         finally:
             self.kill()
+
+    def index(self, processes):
+        """Of what they have stored; plain concat reads it from end to end, and needs none."""
+        paths = [materialised(process) for process in processes if not reads_plainly(self.reader_of(process))]
+        work_through([functools.partial(build_index, self.job, path, path + ".csi") for path in paths], cores())
+
+    def reader_of(self, process):
+        return next(other for other in self.processes if process.id in other.sources)
 
     def start(self, process):
         inputs, standard_input, passed = self.inputs_of(process)
@@ -1487,9 +1522,15 @@ class Pipeline(object):
         return left_first and re.search("broken pipe|cannot write|write error|failed to write", process.text(), re.I)
 
     def bytes_read(self):
-        """How much of the staged inputs the processes have read, as the system knows it (Linux)."""
+        """How much of the staged inputs the processes have read, as the system knows it (Linux).
+
+        Shards read a file each from its own place on, so what they tell is shared among them.
+        """
         folder = os.path.realpath(self.job.path("in")) + os.sep
-        return sum(input_bytes_read(process, folder, self.job) for process in self.processes if process.popen)
+        readers = [process for process in self.processes if any(word.startswith(b"in/") for word in process.argv)]
+        files = len({word for process in readers for word in process.argv if word.startswith(b"in/")})
+        told = sum(input_bytes_read(process, folder, self.job) for process in readers if process.popen)
+        return told * files // max(1, len(readers))
 
 
 class Text(object):
@@ -1528,6 +1569,18 @@ def with_inputs(argv, inputs):
         at = argv.index(b"--")
         return argv[:at] + inputs + argv[at:]
     return argv + inputs
+
+
+def reads_plainly(process):
+    return process.argv[0] == b"concat" and b"--allow-overlaps" not in process.argv
+
+
+def cores():
+    """How many of the node's are ours."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # not on every system
+        return 1
 
 
 def materialised(process):

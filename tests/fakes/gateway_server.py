@@ -533,6 +533,7 @@ def plan() -> dict[str, Any]:
         "bytes_total": 1000,
         "bytes_needed": 100,
         "memory_mb": 512,
+        "shards": 1,
         "cores": 1,
         "minutes": 10,
         "scratch_mb": 100,

@@ -11,7 +11,7 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -118,6 +118,7 @@ class NodeGateway:
         index: Path | None = None,
         checksum: str = "sha256",
         part: dict[str, Any] | None = None,
+        begins: Sequence[int] = (),
     ) -> None:
         """Store a file, with its index, as the next input; of a `part` of it the manifest has what the protocol says.
 
@@ -133,6 +134,8 @@ class NodeGateway:
             entry["index"] = {"kind": index.suffix[1:], **{k: v for k, v in stored.items() if k != "sha256"}}
         if part is not None:
             entry["part"] = part
+        if begins:
+            entry["begins"] = list(begins)
         self.inputs.append(entry)
 
     def _stored(self, key: str, body: bytes, checksum: str) -> dict[str, Any]:

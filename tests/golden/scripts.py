@@ -109,6 +109,29 @@ TABLE = query(
         output="out/result.tsv",
     ),
 )
+
+
+def shard(number: int, region: str, *options: str) -> tuple[ScriptProcess, ...]:
+    """Both files of a merge in one region, stored."""
+    files = [
+        ScriptProcess(f"s{number}.f{file}", (*VIEW, "--regions", region, *options, f"in/{file}.vcf.gz"))
+        for file in (1, 2)
+    ]
+    argv = ("merge", "--no-index", "--no-version", "-Ob1")
+    return (*files, ScriptProcess(f"s{number}.m", argv, sources=tuple(each.id for each in files), materialise=True))
+
+
+SHARDED = query(
+    ("north.vcf.gz", "south.vcf.gz"),
+    *shard(1, "chr1:1-500000"),
+    *shard(2, "chr1:500001-", "--targets", "^chr1:1-500000", "--targets-overlap", "0"),
+    ScriptProcess(
+        "j",
+        ("concat", "--no-version", *WRITE.argv[2:], "--threads", "2"),
+        sources=("s1.m", "s2.m"),
+        output=WRITE.output,
+    ),
+)
 INDEX = IndexScript(HEADER, ScriptInput(1, "new.vcf.gz"))
 REPAIR = RepairScript(HEADER, ScriptInput(1, "sent.vcf.gz"), "out/repaired.vcf.gz", sort_memory_mb=750)
 
@@ -121,6 +144,7 @@ SCRIPTS: dict[str, Script] = {
     "query_mixed": MIXED,
     "query_filled": FILLED,
     "query_table": TABLE,
+    "query_sharded": SHARDED,
     "index": INDEX,
     "repair": REPAIR,
 }

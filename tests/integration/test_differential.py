@@ -1,9 +1,12 @@
 """Random projects and random queries: the planner and the node helper against bcftools by hand on the whole files.
 
 A case is its seed, which is in the test's name: files of any layout, contigs and formats, with indels and structural
-variants that reach far; then regions, filters and samples. Equal have to be header, samples in order, and records.
+variants that reach far; then regions, filters and samples. Equal have to be header, samples in order, and records; and
+in shards, the bytes of the result.
 
     DIVBASE_DIFFERENTIAL_CASES=500 DIVBASE_DIFFERENTIAL_FROM=1000 pytest tests/integration/test_differential.py
+
+Each question is asked in one number of shards, with DIVBASE_DIFFERENTIAL_SHARDS=2,5,16 in all of these.
 
 DIVBASE_TEST_BCFTOOLS names another bcftools than that of pysam.
 """
@@ -44,6 +47,7 @@ pytestmark = pytest.mark.slow  # real programs
 
 CASES = int(os.environ.get("DIVBASE_DIFFERENTIAL_CASES", "12"))
 FIRST = int(os.environ.get("DIVBASE_DIFFERENTIAL_FROM", "0"))
+SHARDS = os.environ.get("DIVBASE_DIFFERENTIAL_SHARDS")
 CONTIGS = {"chr1": 8_000_000, "chr-2": 400_000, "HLA:3-1": 60_000, "chr4": 3_000_000}
 GIANT = {"giant": 900_000_000}
 MOST_BYTES = 32 << 20
@@ -299,7 +303,7 @@ def by_node(plan: Plan, bcftools: Bcftools, scratch: Path) -> Answer:
             index = bcftools.folder / entry.index.key if entry.part is None else None
             part = None if entry.part is None else part_to_dict(entry.part)
             samples = None if entry.samples is None else list(entry.samples)
-            gateway.add_input(bcftools.folder / entry.key, samples=samples, index=index, part=part)
+            gateway.add_input(bcftools.folder / entry.key, samples=samples, index=index, part=part, begins=entry.begins)
         _, manifest = gateway.answer("claim", {"claimant": "c"}, f"Bearer {TOKEN}")
         (scratch / "job/job.json").write_text(json.dumps(gateway.ticket()))
         (scratch / "work/state.json").write_text(json.dumps({"manifest": manifest}))
@@ -402,11 +406,15 @@ def test_a_random_query_is_answered_as_by_hand(
     bcftools = Bcftools(program[0], tmp_path / "files", program[1])
     files = make_project(rng, bcftools)
     maps = load_maps(bcftools.folder, files)
+
+    def find_maps(some: Sequence[CataloguedFile], _: Sequence[str]) -> dict[str, FileMap]:
+        return {file.key: maps[file.key] for file in some}
+
     for number in range(2):
         question = make_question(rng, files)
         asked = [file for file in sorted(files, key=lambda file: file.key) if takes_part(question, file)]
         try:
-            plan = make_plan(question.request, files, None, lambda some, contigs: {f.key: maps[f.key] for f in some})
+            plan = make_plan(question.request, files, None, find_maps)
         except InvalidSelection:
             assert not any(has_records(question, file, bcftools) for file in asked), (seed, question)
             continue
@@ -429,6 +437,17 @@ def test_a_random_query_is_answered_as_by_hand(
         assert answer.status == 0, (seed, question, answer.log)
         result = bcftools("view", "--no-version", str(answer.result))
         assert result.splitlines() == hand.splitlines(), (seed, question)
+        for count in map(int, SHARDS.split(",")) if SHARDS else [(2, 5, 16)[(seed + number) % 3]]:
+            cut = make_plan(question.request, files, None, find_maps, shards=count)
+            if cut.shards > 1 and bcftools.can(cut):
+                again = by_node(cut, bcftools, tmp_path / f"scratch.{number}.{count}")
+                assert again.status == 0, (seed, question, count, again.log)
+                assert again.result.read_bytes() == answer.result.read_bytes(), (seed, question, count)
+                assert indexed(again.result) == indexed(answer.result), (seed, question, count)
+
+
+def indexed(result: Path) -> bytes:
+    return Path(f"{result}.csi").read_bytes()
 
 
 def has_records(question: Question, file: CataloguedFile, bcftools: Bcftools) -> bool:

@@ -24,7 +24,7 @@ from divbase_jobscripts.render import IndexScript, QueryScript, node_helper_sour
 
 from tests.bcftools import bcftools_for_tests
 from tests.fakes.node_gateway import SIGNATURE, TOKEN, NodeGateway
-from tests.golden.scripts import CONCAT, FILLED, INDEX, MERGE, MIXED, SINGLE, TABLE, render
+from tests.golden.scripts import CONCAT, FILLED, INDEX, MERGE, MIXED, SHARDED, SINGLE, TABLE, render
 from tests.parts import BlockFile, block_file, in_manifest
 from tests.variants import EOF_BLOCK, simulate, vcf_header, vcf_records, write_variants
 
@@ -236,6 +236,17 @@ def test_merge(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:
     assert run(MERGE).status == 0
     found = records(gateway.outputs["result.vcf.gz"].body, tmp_path / "result.vcf.gz")
     assert genotypes(found) == genotypes(lines_of(["N1", "N3", *SOUTH], 50))
+
+
+def test_shards_are_joined_in_order(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:
+    """Each is a merge of its own; those that plain concat reads get no index, which it does not need."""
+    for name, samples in (("north", NORTH), ("south", SOUTH)):
+        file = simulate(tmp_path / f"{name}.vcf.gz", samples=samples, contigs=CONTIGS, index="csi")
+        gateway.add_input(file.path, index=file.index)
+    assert run(SHARDED).status == 0
+    found = genotypes(records(gateway.outputs["result.vcf.gz"].body, tmp_path / "result.vcf.gz"))
+    assert found == [row for row in genotypes(lines_of([*NORTH, *SOUTH], 50)) if row[0] == "chr1"]
+    assert {int(row[1]) > 500_000 for row in found} == {False, True}
 
 
 def test_mixed_with_files_in_between(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:

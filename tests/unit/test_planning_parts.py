@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
+from divbase_gateway.domain.allocations import Ceilings
 from divbase_gateway.domain.errors import InvalidSelection
 from divbase_gateway.domain.files import CataloguedFile, Contig, FileFormat, FileState, IndexKind, IndexRef
 from divbase_gateway.domain.index_maps import ContigMap, FileMap
@@ -82,10 +83,11 @@ def test_a_region_is_read_and_the_header() -> None:
 
 
 def test_indexes_are_asked_for_once_and_only_for_places() -> None:
-    """What they say costs a query of the database."""
+    """What they say costs a query of the database; without places they are asked where shards may pay."""
     maps = Maps(MAPS)
     everyone = Selection(all_samples=True)
-    make_plan(QueryRequest(everyone, "view; view -t 1"), [A, B], None, maps)
+    small = [replace(file, size=20 * MIB) for file in (A, B)]
+    make_plan(QueryRequest(everyone, "view; view -t 1"), small, None, maps)
     assert maps.asked == []
     make_plan(QueryRequest(everyone, "view -r 2:1-5,1,2:9"), [A, B], None, maps)
     assert maps.asked == [(["a.vcf.gz", "b.vcf.gz"], ["2", "1"])]
@@ -181,3 +183,83 @@ def test_a_hundred_files_are_planned_in_milliseconds() -> None:
         best = min(best, time.process_time() - began)
     assert len(parts(plan)) == 100
     assert best < 0.2  # 0.03 s where it was written
+
+
+# --- shards ----------------------------------------------------------------------------------------------------------
+
+
+def sharded(command: str, shards: int | None = None, **ceilings: int) -> Plan:
+    request = QueryRequest(Selection(all_samples=True), command)
+    return make_plan(request, [A, B], None, Maps(MAPS), Ceilings(**ceilings), shards)
+
+
+def test_work_that_pays_is_in_shards() -> None:
+    """400 MiB take some 200 s of one core: four shards on four cores, where nobody allows more; less work is in one."""
+    plan = sharded("view")
+    assert (plan.shards, plan.cores) == (4, 4)
+    small = make_plan(QueryRequest(Selection(all_samples=True), "view"), [replace(A, size=50 * MIB)], None, Maps(MAPS))
+    assert (small.shards, small.cores) == (1, 1)
+    assert sharded(f"view -r 1:1-{20 * WINDOW}").shards == 1
+
+
+def test_shards_keep_within_what_a_job_may_ask_for() -> None:
+    """Fewer cores, or less memory, are fewer shards; never a plan that would be refused."""
+    assert [sharded("view", cores=cores).shards for cores in (1, 2, 3, 64)] == [1, 2, 3, 6]
+    one = sharded("view", shards=1)
+    assert sharded("view", memory_mb=one.memory_mb).memory_mb <= one.memory_mb
+    assert sharded("view", memory_mb=one.memory_mb - 1).shards == 1
+    assert sharded("view").minutes <= one.minutes
+
+
+def test_shards_do_not_change_what_a_question_is() -> None:
+    """The same digest; what is done is each file's steps on each shard, stored, joined in order and compressed."""
+    whole, plan = sharded("view -r 2,1", shards=1), sharded("view -r 2,1", shards=2)
+    assert plan.digest == whole.digest
+    assert whole.shards == 1
+    assert plan.shards == 2
+    argvs = {process.id: process for process in plan.processes}
+    assert list(argvs) == ["s1.f1", "s1.f2", "s1.m", "s2.f1", "s2.f2", "s2.m", "j"]
+    assert argvs["s1.m"].materialise
+    assert "-Ob1" in argvs["s1.m"].argv
+    assert argvs["j"].sources == ("s1.m", "s2.m")
+    joined = ("concat", "--no-version", "-Oz3", "-o", "out/result.vcf.gz", "--threads", "2")
+    assert argvs["j"].argv == joined
+    assert plan.scratch_mb > whole.scratch_mb
+    assert plan_from_dict(json.loads(json.dumps(plan_to_dict(plan)))) == plan
+
+
+def test_each_shard_takes_a_record_once() -> None:
+    """By overlap, what is taken before is left out by POS; beside targets in a process before; by POS, as it is."""
+
+    def words(command: str, shard: int) -> list[str]:
+        found = [process for process in sharded(command, 2).processes if process.id.startswith(f"s{shard}.f1")]
+        return [" ".join(process.argv[3:]) for process in found]
+
+    end, border = 100 * WINDOW, 63 * WINDOW
+    before, after = f"--regions 1:5-{border}", f"--regions 1:{border + 1}-{end}"
+    without = f"--targets ^1:1-{border} --targets-overlap 0"
+    assert words(f"view -r 1:5-{end} -k", 1) == [f"{before} --known in/1.vcf.gz"]
+    assert words(f"view -r 1:5-{end} -k", 2) == [f"{after} {without} --known in/1.vcf.gz"]
+    assert words(f"view -r 1:5-{end} -t 1:7-", 1) == [f"{before} --targets 1:7- in/1.vcf.gz"]
+    assert words(f"view -r 1:5-{end} -t 1:7-", 2) == [f"{after} {without} in/1.vcf.gz", "--targets 1:7-"]
+    by_position = "--regions-overlap 0"
+    assert words(f"view -r 1:5-{end} {by_position}", 2) == [f"{after} {by_position} in/1.vcf.gz"]
+    assert words(f"view -t 1:5-{end}", 2) == [f"{after} {by_position} --targets 1:5-{end} in/1.vcf.gz"]
+
+
+def test_what_cannot_be_cut_by_regions_is_not() -> None:
+    """Variants may lie beyond a border; an index cannot lead to POS 0, nor to names that no old bcftools takes."""
+    assert sharded("view -r 1 --regions-overlap 2", 4).shards == 1
+    assert sharded("view -t 1", 4).shards == 1
+    assert sharded("view -t 1:5-", 4).shards > 1
+    odd = [replace(A, contigs=(*A.contigs, Contig("HLA:3", 5, 1)))]
+    assert make_plan(QueryRequest(Selection(all_samples=True)), odd, None, Maps(MAPS), shards=4).shards == 1
+
+
+def test_the_node_looks_at_the_first_records_of_what_is_read_by_regions_only_in_shards() -> None:
+    """One of POS 0 would be lost there; where regions were asked for it is in no answer."""
+    assert [entry.begins for entry in sharded("view", 2).inputs] == [
+        (100_000 << 16, 101 * MIB << 16), (100_000 << 16, 101 * MIB << 16)
+    ]  # fmt: skip
+    assert all(entry.begins == () for entry in sharded("view -r 1,2", 2).inputs)
+    assert all(entry.begins == () for entry in sharded("view", 1).inputs)

@@ -31,7 +31,8 @@ def script_query(body: models.Query, caller: Querier, gateway: TheGateway) -> mo
 
 
 def _plan(body: models.Query, caller: Caller, gateway: Gateway) -> Plan:
-    plan = queries.plan_query(gateway.sessions, gateway.store, caller.project, request_of(body), gateway.maps)
+    request = request_of(body)
+    plan = queries.plan_query(gateway.sessions, gateway.store, caller.project, request, gateway.maps, gateway.policy)
     return queries.fit_plan(plan, caller.project, gateway.policy)
 
 
@@ -72,6 +73,7 @@ def plan_of(plan: Plan) -> models.Plan:
         bytes_total=plan.bytes_total,
         bytes_needed=plan.bytes_needed,
         memory_mb=plan.memory_mb,
+        shards=plan.shards,
         cores=plan.cores,
         minutes=plan.minutes,
         scratch_mb=plan.scratch_mb,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from divbase_gateway.domain.allocations import Ceilings
 from divbase_gateway.domain.queries import PlannedInput, Process
 
 MIB = 1 << 20
@@ -27,6 +28,14 @@ SAMPLE_BYTES = 20_000
 """Per sample of the result: its name and its share of the buffered records."""
 RECORDS_GROWTH, TEXT_GROWTH = 1.5, 20
 """Bytes of the result for each byte of compressed input that is worked through; nothing compresses text."""
+SHARD_SECONDS = 30
+"""Of estimated work: a shard with less is not worth its processes."""
+MOST_SHARDS, MOST_PROCESSES = 16, 256
+"""Of a job. More shards wait for the one process that joins them; more processes, for memory and a core."""
+UNASKED_CORES = 4
+"""For shards, where nobody has said how many cores a job may have: nearly every node has as many."""
+JOIN_SHARE = 1 / 3
+"""Of the work of a query in shards, what joining them takes beside that which they share out."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,13 @@ class Estimate:
 
 
 def estimate(
-    inputs: Sequence[PlannedInput], processes: Sequence[Process], samples: int, share: float, *, text: bool = False
+    inputs: Sequence[PlannedInput],
+    processes: Sequence[Process],
+    samples: int,
+    share: float,
+    *,
+    text: bool = False,
+    shards: int = 1,
 ) -> Estimate:
     """Costs of a plan.
 
@@ -50,22 +65,65 @@ def estimate(
         samples: of the result.
         share: of the inputs' records that lie on the contigs asked for, 0 to 1. No more is worked through than is read.
         text: whether the result is text.
+        shards: that the processes work on side by side.
     """
     total = sum(entry.size + entry.index.size for entry in inputs)
     needed = sum(entry.bytes_needed for entry in inputs)
     worked = min(total * share, needed)
-    stored = sum(process.materialise for process in processes)
-    seconds = needed / TRANSFER_RATE + worked / WORK_RATE * (1.5 if stored else 1)
-    memory = 256 + PROCESS_MB * len(processes) + READER_MB * len(inputs) + samples * SAMPLE_BYTES / MIB
-    copies = 2 * worked if stored else 0  # level 1 is up to twice the size of level 6
+    stages = _stored_stages(processes)
+    joined = shards > 1  # which stores once more, and that is in JOIN_SHARE
+    seconds = needed / TRANSFER_RATE + _work(worked, stages - joined) * (1 / shards + (JOIN_SHARE if joined else 0))
+    copies = 2 * worked * stages  # level 1 is up to twice the size of level 6
     result = worked * (TEXT_GROWTH if text else RECORDS_GROWTH)
     twice = sum(entry.bytes_needed for entry in inputs if entry.part)  # as it is fetched, and made into a file
     scratch = 256 + (needed + twice + copies + result) / MIB
+    cores = 1 if len(processes) == 1 else 2 if len(inputs) < 8 else 4
     return Estimate(
         bytes_total=total,
         bytes_needed=needed,
-        memory_mb=max(MIN_MEMORY_MB, ceil(memory / 256) * 256),
-        cores=1 if len(processes) == 1 else 2 if len(inputs) < 8 else 4,
+        memory_mb=_memory(len(processes), len(inputs) * shards, samples * shards),
+        cores=max(cores, shards) if joined else cores,
         minutes=min(MAX_MINUTES, max(MIN_MINUTES, ceil(2 * seconds / 60))),
         scratch_mb=ceil(scratch),
     )
+
+
+def affordable_shards(
+    inputs: Sequence[PlannedInput],
+    processes: Sequence[Process],
+    samples: int,
+    share: float,
+    ceilings: Ceilings,
+) -> int:
+    """In how many shards these processes pay, within what a job may ask for; 1: they stay as they are.
+
+    Each has half a minute of work, a core, and processes of its own, for which there has to be memory.
+    """
+    worked = min(sum(entry.size + entry.index.size for entry in inputs) * share, sum(e.bytes_needed for e in inputs))
+    most = min(MOST_SHARDS, int(_work(worked, _stored_stages(processes)) / SHARD_SECONDS))
+    most = min(most, UNASKED_CORES if ceilings.cores is None else ceilings.cores)
+    for count in range(most, 1, -1):
+        all_processes = count * len(processes) + 1
+        memory = _memory(all_processes, count * len(inputs), count * samples)
+        if all_processes <= MOST_PROCESSES and (ceilings.memory_mb is None or memory <= ceilings.memory_mb):
+            return count
+    return 1
+
+
+def _work(worked: float, stages: int) -> float:
+    """Seconds of one core, but for what is done beside each other in pipes."""
+    return worked / WORK_RATE * (1.5 if stages else 1)
+
+
+def _memory(processes: int, readers: int, samples: int) -> int:
+    """MiB, in steps of 256; `samples` are held once in each shard."""
+    memory = 256 + PROCESS_MB * processes + READER_MB * readers + samples * SAMPLE_BYTES / MIB
+    return max(MIN_MEMORY_MB, ceil(memory / 256) * 256)
+
+
+def _stored_stages(processes: Sequence[Process]) -> int:
+    """How many times records are written to the disk, one after the other, before they come to the result."""
+    stages: dict[str, int] = {}
+    for process in processes:
+        stages[process.id] = process.materialise + max((stages[source] for source in process.sources), default=0)
+    return max(stages.values(), default=0)

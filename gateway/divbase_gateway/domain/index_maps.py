@@ -222,6 +222,16 @@ def first_offset(contig: ContigMap) -> int:
     return min((contig.chunks[level.begin] for level in contig.levels), default=0)
 
 
+def last_offset(contig: ContigMap) -> int:
+    """The virtual offset of the end of the contig's last record."""
+    return max((contig.chunks[level.end - 1] for level in contig.levels), default=0)
+
+
+def next_offset(contig: ContigMap, position: int) -> int:
+    """A virtual offset from which on all records begin at `position` (0-based) or right of it, the smallest known."""
+    return min(_highest(contig, position), last_offset(contig))
+
+
 def next_block(contig: ContigMap, byte: int) -> int | None:
     """The first byte of the file after `byte` at which a block begins for certain; None where the map knows of none."""
     offset = (byte + 1) << 16

@@ -12,6 +12,10 @@ What bcftools does, and what follows from it (seen in its source and in 1.24):
   it. Otherwise its sources are written to indexed BCFs too, and it seeks.
 - Both make the combined header by first appearance over their inputs, and write contigs in that order.
 - Everything that may come after them reads and writes a stream; `stats` can write to nowhere else.
+- `concat` of files that follow each other, also within a contig, gives the records one after the other, and what
+  compresses with `--threads` writes the same bytes as without. So shards are all at work at once, each into a BCF, and
+  one process joins them.
+- `-t ^` leaves out by POS, beside `-r`, which takes what overlaps.
 """
 
 from __future__ import annotations
@@ -24,9 +28,11 @@ from divbase_gateway.domain.after_steps import AfterSteps
 from divbase_gateway.domain.combining import Group, Member, plain_concat_order, union_contigs
 from divbase_gateway.domain.outputs import Output
 from divbase_gateway.domain.queries import CombineKind, Process
-from divbase_gateway.domain.regions import format_regions, parse_regions, sort_by_contig
-from divbase_gateway.domain.step_grammar import ReadStep
+from divbase_gateway.domain.regions import Region, format_regions, parse_regions, sort_by_contig
+from divbase_gateway.domain.shards import Shard
+from divbase_gateway.domain.step_grammar import ReadStep, StepOption
 from divbase_gateway.domain.steps import Step, Steps
+from divbase_gateway.domain.view_options import VIEW_OPTIONS
 
 WIDTH = 64
 """Most inputs of one merge or overlapping concat: more open files make bcftools slower, and hit limits of nodes."""
@@ -61,14 +67,36 @@ def build_processes(
     kind: CombineKind,
     after: AfterSteps,
     output: Output,
+    shards: Sequence[Shard] = (),
 ) -> tuple[Process, ...]:
-    """The processes, every source before its reader; the last one writes `output`."""
-    processes = _combine(groups, numbered, steps, kind)
+    """The processes, every source before its reader; the last one writes `output`.
+
+    The same bytes come of any `shards` that have all that the steps read between them, in the order of the result.
+    """
+    sharded = len(shards) > 1
+    processes = _by_shard(groups, numbered, steps, kind, shards) if sharded else _combine(groups, numbered, steps, kind)
     for number, step in enumerate(after.steps, start=1):
         processes.append(Process(f"a{number}", _after_argv(step), sources=(processes[-1].id,)))
     if not after.steps and processes[-1].argv[0] == "merge":  # its own process, so that it compresses beside the merge
         processes.append(Process("out", ("view", "--no-version", STREAM), sources=(processes[-1].id,)))
-    return (*processes[:-1], _write(processes[-1], output))
+    return (*processes[:-1], _write(processes[-1], output, threads=len(shards) if sharded else 0))
+
+
+def _by_shard(
+    groups: Sequence[Group], numbered: Sequence[Numbered], steps: Steps, kind: CombineKind, shards: Sequence[Shard]
+) -> list[Process]:
+    """Every shard by processes of its own, into a file, because `concat` reads one after the other; then all joined."""
+    processes: list[Process] = []
+    ends: list[str] = []
+    for number, shard in enumerate(shards, start=1):
+        own = [_named(f"s{number}", each) for each in _combine(groups, numbered, read_shard(steps, shard), kind)]
+        processes.extend([*own[:-1], _store(own[-1])])
+        ends.append(own[-1].id)
+    return [*processes, Process("j", ("concat", "--no-version", STREAM), sources=tuple(ends))]
+
+
+def _named(name: str, process: Process) -> Process:
+    return replace(process, id=f"{name}.{process.id}", sources=tuple(f"{name}.{source}" for source in process.sources))
 
 
 def _combine(groups: Sequence[Group], numbered: Sequence[Numbered], steps: Steps, kind: CombineKind) -> list[Process]:
@@ -148,12 +176,48 @@ def _store(process: Process) -> Process:
     return replace(process, argv=tuple(STORED if word == STREAM else word for word in process.argv), materialise=True)
 
 
-def _write(process: Process, output: Output) -> Process:
-    """The same process, writing the result; a reader of the file argument keeps it last."""
+def _write(process: Process, output: Output, threads: int) -> Process:
+    """The same process, writing the result; a reader of the file argument keeps it last.
+
+    `threads`: how many compress beside it.
+    """
     if output.format.is_text:
         return replace(process, output=output.path)
     index = process.argv.index(STREAM)
-    return replace(process, argv=(*process.argv[:index], *output.argv, *process.argv[index + 1 :]), output=output.path)
+    how = (*output.argv, "--threads", str(threads)) if threads else output.argv
+    return replace(process, argv=(*process.argv[:index], *how, *process.argv[index + 1 :]), output=output.path)
+
+
+# --- one shard -------------------------------------------------------------------------------------------------------
+
+
+def read_shard(steps: Steps, shard: Shard) -> Steps:
+    """The steps on this shard's part of what they read.
+
+    Where the query takes records by POS, or has no regions of its own, so does the shard. Where it takes what overlaps
+    its regions, the shard leaves out what is taken before it; in a process of its own if the step has targets already.
+    """
+    first = steps.steps[0]
+    rest = tuple(given for given in first.options if given.option.long not in ("regions", "regions-overlap"))
+    regions = [_given("regions", format_regions(shard.regions))]
+    if not first.has("regions") or first.value("regions-overlap") == "0":
+        return _beginning(steps, replace(first, options=(*regions, _given("regions-overlap", "0"), *rest)))
+    if not shard.taken:
+        return _beginning(steps, replace(first, options=(*regions, *rest)))
+    before = Region(shard.regions[0].contig, 1, shard.taken)
+    inside = [*regions, _given("targets", f"^{before}"), _given("targets-overlap", "0")]
+    if not first.has("targets"):
+        return _beginning(steps, replace(first, options=(*inside, *rest)))
+    also = [given for given in rest if given.option.long in _ALSO_FOR_CUT]
+    return Steps((Step(0, (*inside, *also), cuts_samples=False), replace(first, options=rest), *steps.steps[1:]))
+
+
+def _beginning(steps: Steps, first: Step) -> Steps:
+    return Steps((first, *steps.steps[1:]))
+
+
+def _given(long: str, value: str) -> StepOption:
+    return StepOption(next(option for option in VIEW_OPTIONS if option.long == long), value, 0)
 
 
 # --- one file --------------------------------------------------------------------------------------------------------
@@ -200,5 +264,6 @@ def _step_argv(step: Step, entry: Numbered, only: Sequence[str] = (), without: S
 
 
 def _regions_argv(value: str | None, entry: Numbered) -> tuple[str, str]:
-    regions = sort_by_contig(parse_regions(value or ""), entry.member.header)
-    return ("--regions", format_regions(regions))
+    asked = parse_regions(value or "")
+    regions = sort_by_contig(asked, entry.member.header)  # of a shard, all may be elsewhere: then there is nothing
+    return ("--regions", format_regions(regions or asked))

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import chain
 
 from divbase_gateway.domain.after_steps import AfterSteps, parse_after
+from divbase_gateway.domain.allocations import Ceilings
 from divbase_gateway.domain.choosing import ChosenFiles, ChosenSamples, check_contigs, choose_files, choose_samples
-from divbase_gateway.domain.combining import Group, Member, group_members, kind_of
+from divbase_gateway.domain.combining import Group, Member, group_members, kind_of, union_contigs
 from divbase_gateway.domain.errors import InvalidName, InvalidSelection, InvalidStep
-from divbase_gateway.domain.estimates import estimate
+from divbase_gateway.domain.estimates import Estimate, affordable_shards, estimate
 from divbase_gateway.domain.files import CataloguedFile
-from divbase_gateway.domain.index_maps import FileMap
+from divbase_gateway.domain.index_maps import FileMap, first_offset
 from divbase_gateway.domain.outputs import Output, choose_output
 from divbase_gateway.domain.pipeline import Numbered, build_processes
 from divbase_gateway.domain.plans import digest_plan, plan_from_dict, plan_to_dict
-from divbase_gateway.domain.queries import CombineKind, Plan, PlannedInput, QueryRequest
-from divbase_gateway.domain.regions import Region, parse_regions
+from divbase_gateway.domain.queries import CombineKind, Plan, PlannedInput, Process, QueryRequest
+from divbase_gateway.domain.regions import Region, format_regions, parse_regions
 from divbase_gateway.domain.samples import SampleTable, list_some
+from divbase_gateway.domain.shards import Shard, cut, follows, in_order
 from divbase_gateway.domain.spans import has_records, part_for
 from divbase_gateway.domain.steps import Steps, parse_steps
 
@@ -31,7 +34,14 @@ __all__ = ["LoadMaps", "make_plan", "plan_from_dict", "plan_to_dict", "validate_
 
 LoadMaps = Callable[[Sequence[CataloguedFile], Sequence[str]], Mapping[str, FileMap]]
 """Gives, by key, what is known of the indexes of these files on these contigs; files may be missing, they are read
-whole. Asked once a plan, and not at all where there are no regions."""
+whole. Asked once a plan, and where there are no regions only if the work is enough for shards."""
+
+MAX_SHARDED_CONTIGS = 1000
+MAX_REGIONS_BYTES = 100_000
+"""Of one value of --regions; Linux takes no word longer than 128 KiB."""
+PLAIN_CONTIG = re.compile(r"[A-Za-z0-9_.#|+][A-Za-z0-9_.#|+-]*")
+"""One that every bcftools takes in --regions as it is; names with a colon need {}, which came with 1.18."""
+_NO_CEILINGS = Ceilings()
 
 _RESULT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
@@ -60,6 +70,8 @@ def make_plan(
     catalogue: Sequence[CataloguedFile],
     table: SampleTable | None,
     load_maps: LoadMaps = _no_maps,
+    ceilings: Ceilings = _NO_CEILINGS,
+    shards: int | None = None,
 ) -> Plan:
     """Decide everything about a query.
 
@@ -67,6 +79,8 @@ def make_plan(
         catalogue: every current file of the project, in any order.
         table: the project's sample metadata; None where there is none. Needed for `where` only.
         load_maps: what the indexes say of places; without it every file is read whole.
+        ceilings: what a job may ask for; shards keep within them.
+        shards: at most that many, whether they pay or not; None: as many as pay.
 
     Raises:
         InvalidRequest: any of its kinds, when the request cannot be answered as it is.
@@ -82,7 +96,10 @@ def make_plan(
     places = _find_places(chosen.files, steps, load_maps)
     members = _members(chosen.files, steps, asked, places)
     groups = group_members(members)
-    return _assemble(output, steps, after, chosen, asked, groups, places)
+    work = _Work(steps, after, output, groups, _lay_out(groups, asked), places)
+    plan = _assemble(work, chosen, asked)
+    count = shards or affordable_shards(plan.inputs, plan.processes, len(work.layout.samples), work.share, ceilings)
+    return _share_out(plan, work, _find_all_places(work, load_maps), count) if count > 1 else plan
 
 
 def _check_private(steps: Steps, asked: ChosenSamples) -> None:
@@ -192,21 +209,40 @@ def _check_genotypes(steps: Steps, after: AfterSteps, samples: Sequence[str]) ->
         raise step.refuse(f"{step.command.name} counts genotypes, and {why}", hint="Leave this step out.")
 
 
-def _assemble(
-    output: Output,
-    steps: Steps,
-    after: AfterSteps,
-    chosen: ChosenFiles,
-    asked: ChosenSamples,
-    groups: Sequence[Group],
-    places: _Places,
-) -> Plan:
-    kind = kind_of(groups)
-    layout = _lay_out(groups, asked)
+@dataclass(frozen=True)
+class _Work:
+    """All that decides what is done, whatever it is shared out to."""
+
+    steps: Steps
+    after: AfterSteps
+    output: Output
+    groups: tuple[Group, ...]
+    layout: _Layout
+    places: _Places
+
+    @property
+    def kind(self) -> CombineKind:
+        return kind_of(self.groups)
+
+    @cached_property
+    def share(self) -> float:
+        return _share(self.layout.numbered)
+
+    def processes(self, shards: Sequence[Shard] = ()) -> tuple[Process, ...]:
+        numbered = self.layout.numbered
+        return build_processes(self.groups, numbered, self.steps, self.kind, self.after, self.output, shards)
+
+    def estimate(self, inputs: Sequence[PlannedInput], processes: Sequence[Process], shards: int = 1) -> Estimate:
+        samples, text = len(self.layout.samples), self.output.format.is_text
+        return estimate(inputs, processes, samples, self.share, text=text, shards=shards)
+
+
+def _assemble(work: _Work, chosen: ChosenFiles, asked: ChosenSamples) -> Plan:
+    steps, after, layout, kind = work.steps, work.after, work.layout, work.kind
     _check_genotypes(steps, after, layout.samples)
-    processes = build_processes(groups, layout.numbered, steps, kind, after, output)
-    inputs = tuple(_planned_input(entry, layout.group_of, places) for entry in layout.numbered)
-    cost = estimate(inputs, processes, len(layout.samples), _share(layout.numbered), text=output.format.is_text)
+    processes = work.processes()
+    inputs = tuple(_planned_input(entry, layout.group_of, work.places) for entry in layout.numbered)
+    cost = work.estimate(inputs, processes)
     dropped, warnings = _dropped(asked, layout.samples, chosen.files)
     plan = Plan(
         inputs=inputs,
@@ -215,17 +251,66 @@ def _assemble(
         samples=() if steps.drops_genotypes or after.drops_genotypes else layout.samples,
         dropped_samples=dropped,
         regions=tuple(str(region) for region in steps.regions),
-        output=output.format,
-        output_name=output.name,
-        bytes_total=cost.bytes_total,
-        bytes_needed=cost.bytes_needed,
-        memory_mb=cost.memory_mb,
-        cores=cost.cores,
-        minutes=cost.minutes,
-        scratch_mb=cost.scratch_mb,
+        output=work.output.format,
+        output_name=work.output.name,
+        **asdict(cost),
         warnings=(*chosen.warnings, *asked.warnings, *warnings, *_copies(inputs, kind), *_no_samples(chosen, asked)),
     )
     return replace(plan, digest=digest_plan(plan))
+
+
+def _share_out(plan: Plan, work: _Work, places: _Places, count: int) -> Plan:
+    """The plan with its work in shards, if it can be cut; its digest stays, for so do the bytes of the result."""
+    shards = _cut(work, places, count)
+    if len(shards) < 2:
+        return plan
+    processes = work.processes(shards)
+    cost = work.estimate(plan.inputs, processes, len(shards))
+    inputs = plan.inputs
+    if not work.places.regions:  # bcftools would read them from end to end
+        inputs = tuple(replace(each, begins=_begins(places.maps[each.key])) for each in inputs)
+    return replace(plan, inputs=inputs, processes=processes, shards=len(shards), **asdict(cost))
+
+
+def _find_all_places(work: _Work, load_maps: LoadMaps) -> _Places:
+    """Where records are that the steps read; on all contigs where no regions say it, in the order of the result."""
+    members = [member for group in work.groups for member in group.members]
+    contigs = union_contigs(members)
+    if work.places.regions:
+        return replace(work.places, regions=in_order(work.places.regions, contigs))
+    data = {name for member in members for name in member.data}
+    named = tuple(name for name in contigs if name in data)
+    can_be_named = len(named) <= MAX_SHARDED_CONTIGS and all(map(PLAIN_CONTIG.fullmatch, named))
+    maps = load_maps([member.file for member in members], named) if can_be_named else {}
+    return _Places(tuple(map(Region, named)), maps)
+
+
+def _cut(work: _Work, places: _Places, count: int) -> tuple[Shard, ...]:
+    """The shards of the work; fewer than two where it cannot be cut, or where an index does not tell how.
+
+    Not where variants and not records count as overlapping: they may begin on the other side of a border. Where the
+    files are read from end to end, records come in the order of the file.
+    """
+    members = [member for group in work.groups for member in group.members]
+    files = [found for member in members if (found := places.of(member)) is not None]
+    by_variants = work.steps.steps[0].value("regions-overlap") == "2"
+    if by_variants or len(files) < len(members) or _may_ask_for_zero(work):
+        return ()
+    if not work.steps.regions and not all(map(follows, files, (member.header for member in members))):
+        return ()
+    shards = cut(places.regions, files, count)
+    longest = max(len(format_regions(shard.regions).encode()) for shard in shards)
+    return shards if longest <= MAX_REGIONS_BYTES else ()
+
+
+def _may_ask_for_zero(work: _Work) -> bool:
+    """Whether `--targets` names whole contigs. It finds records of POS 0 there, by `--regions` there are none."""
+    return not work.steps.regions and any(region.start is None for region in work.places.regions)
+
+
+def _begins(file: FileMap) -> tuple[int, ...]:
+    """Virtual offsets of each contig's first record, the one that may have POS 0."""
+    return tuple(sorted(map(first_offset, file.contigs.values())))
 
 
 def _planned_input(entry: Numbered, group_of: dict[str, int], places: _Places) -> PlannedInput:

@@ -19,6 +19,9 @@ RECIPE = 1
 """How a plan becomes a result, in one number. Raise it with a change of the job script, of node.py or of the pipes that
 gives other records, another header or other bytes for the same plan: earlier results then answer no question again."""
 
+_NEWER = ("part", "begins")
+"""Of an input; what plans of the first releases do not have."""
+
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
     """A JSON-compatible copy; `plan_from_dict` gives an equal plan back."""
@@ -31,7 +34,8 @@ def plan_from_dict(data: Mapping[str, Any]) -> Plan:
     Raises:
         KeyError, TypeError, ValueError: this is no stored plan.
     """
-    values = {name: _frozen(data[name]) for name in _names(Plan)}
+    values = {name: _frozen(data[name]) for name in _names(Plan) if name != "shards"}
+    values["shards"] = data.get("shards", 1)  # plans of the first releases have none
     values["inputs"] = tuple(_input_from_dict(entry) for entry in data["inputs"])
     values["processes"] = tuple(
         Process(**{name: _frozen(entry[name]) for name in _names(Process)}) for entry in data["processes"]
@@ -46,7 +50,12 @@ def digest_plan(plan: Plan, recipe: int = RECIPE) -> str:
 
     Not costs or warnings, nor which part of an input is read. A result answers every question of the same digest, so
     whatever makes a job's result another than that of another job has to be in here.
+
+    Args:
+        plan: not in shards. A plan in shards has the digest of the one without, for it gives the same bytes.
     """
+    if plan.shards != 1:
+        raise ValueError("the processes of shards do not decide a result")
     content = {
         "recipe": recipe,
         "inputs": [_digest_input(entry) for entry in plan.inputs],
@@ -111,8 +120,9 @@ def _frozen(value: Any) -> Any:
 
 
 def _input_from_dict(data: Mapping[str, Any]) -> PlannedInput:
-    values = {name: _frozen(data[name]) for name in _names(PlannedInput) if name != "part"}
-    part = data.get("part")  # plans of the first releases have none
+    values = {name: _frozen(data[name]) for name in _names(PlannedInput) if name not in _NEWER}
+    part = data.get("part")
+    values["begins"] = tuple(data.get("begins", ()))
     values["part"] = None if part is None else part_from_dict(part)
     index = dict(data["index"])
     index["kind"] = IndexKind(index["kind"])

@@ -78,6 +78,8 @@ class PlannedInput:
         group: 1-based number of the concat group that the file belongs to.
         bytes_needed: bytes to read of it, index included.
         part: what to read of the file; None for the whole of it. The same records come of either.
+        begins: virtual offsets of the first record on each contig, where the node has to see that none has POS 0:
+            shards read by index, and an index finds no such record.
     """
 
     number: int
@@ -92,6 +94,7 @@ class PlannedInput:
     group: int
     bytes_needed: int
     part: Part | None = None
+    begins: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ class Plan:
         memory_mb, cores, minutes, scratch_mb: what the job asks of the scheduler.
         warnings: sentences for the user.
         digest: sha256 hex over inputs, processes and output: equal plans have equal digests.
+        shards: into which the work is cut, to be done side by side; 1: it is not.
     """
 
     inputs: tuple[PlannedInput, ...]
@@ -147,6 +151,7 @@ class Plan:
     scratch_mb: int
     warnings: tuple[str, ...] = ()
     digest: str = field(default="")
+    shards: int = 1
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from divbase_gateway.domain.queries import Plan, QueryRequest
 from divbase_gateway.domain.samples import SampleTable
 from divbase_gateway.ports import ObjectStore
 from divbase_gateway.services import snapshots
-from divbase_gateway.services.allocations import check_resources, labels_of
+from divbase_gateway.services.allocations import ceilings_of, check_resources, labels_of
 from divbase_gateway.services.files import catalogue_of
 from divbase_gateway.services.index_maps import MapCache
 from divbase_gateway.services.metadata import load_table
@@ -27,9 +27,16 @@ from divbase_gateway.services.scripts import query_script
 
 
 def plan_query(
-    database: Database, store: ObjectStore, project: ProjectRow, request: QueryRequest, maps: MapCache
+    database: Database,
+    store: ObjectStore,
+    project: ProjectRow,
+    request: QueryRequest,
+    maps: MapCache,
+    policy: JobPolicy,
 ) -> Plan:
     """Plan a query on the project's files as they are now or were at a snapshot, every one pinned to its version.
+
+    Its work is in no more shards than a job of the project may have cores and memory for.
 
     Raises:
         InvalidRequest: the question cannot be answered; the error says what is wrong with it.
@@ -43,7 +50,7 @@ def plan_query(
         with database.read() as session:
             return maps.load(session, project.id, files, contigs)
 
-    return make_plan(request, catalogue, table, load_maps)
+    return make_plan(request, catalogue, table, load_maps, ceilings_of(project, policy))
 
 
 def _state(
