@@ -37,6 +37,8 @@ _CONTIGS = {"chr1": 4_000_000}
 _REGION = "chr1:1000000-1400000"
 _LOOK_S = 0.3
 _ROUNDS = 3
+_VARIANTS = 8
+"""Of genotypes; more files have those of others under other names."""
 PROGRAM = "DIVBASE_BENCH_CROWD_BCFTOOLS"
 """Path of a bcftools that is used instead of that of pysam, which is started by way of Python."""
 
@@ -178,19 +180,20 @@ def _catalogue(crowd: Crowd, folder: Path) -> tuple[dict[str, bytes], list[Catal
 
 
 def _bodies(crowd: Crowd) -> Iterator[tuple[str, bytes]]:
-    """(key, file): the sites are those of all files, genotypes those of the sample's number."""
+    """(key, file): the sites are those of all files."""
     rng = random.Random(7)
     places = sorted(rng.sample(range(1, _CONTIGS["chr1"]), crowd.sites))
     fixed = [f"chr1\t{place}\t.\t{'ACGT'[place % 4]}\t{'CGTA'[place % 4]}\t50\tPASS\tDP=9\tGT:DP" for place in places]
     calls = ("0/0:9", "0/1:8", "1/1:7", "./.:.", "0/0:11", "0/0:10")
+    packed = []
+    for seed in range(min(crowd.files, _VARIANTS)):
+        rng = random.Random(seed)
+        rows = ("\t".join([site, *rng.choices(calls, k=crowd.samples)]) for site in fixed)
+        packed.append(bgzf(("\n".join(rows) + "\n").encode(), block=16_000))
     for file in range(crowd.files):
         names = [f"S{file * crowd.samples + each:05}" for each in range(crowd.samples)]
-        rng = random.Random(file)
-        rows = ("\t".join([site, *rng.choices(calls, k=crowd.samples)]) for site in fixed)
-        yield (
-            f"part.{file:04}.vcf.gz",
-            bgzf((vcf_header(names, _CONTIGS) + "\n".join(rows) + "\n").encode(), block=16_000),
-        )
+        header = bgzf(vcf_header(names, _CONTIGS).encode(), eof=False)
+        yield f"part.{file:04}.vcf.gz", header + packed[file % len(packed)]
 
 
 def _planned(files: Sequence[CataloguedFile], maps: Mapping[str, FileMap]) -> Plan:
