@@ -134,7 +134,7 @@ def put_in_place(database: Database, store: ObjectStore, delivery: Delivery) -> 
     """
     survey = _survey(store, delivery)
     for info in survey.stale:
-        _remove(database, store, delivery, info)
+        _remove(database, store, delivery.project_id, delivery.bucket, info)
     if survey.is_untouched:
         refusal = _join(store, delivery)
         if refusal is not None:
@@ -143,7 +143,7 @@ def put_in_place(database: Database, store: ObjectStore, delivery: Delivery) -> 
     if survey.mine is None:
         return Report(Reason.SUPERSEDED, words_for(Reason.SUPERSEDED))
     if not survey.is_in_place:
-        _remove(database, store, delivery, survey.mine)
+        _remove(database, store, delivery.project_id, delivery.bucket, survey.mine)
         return Report(Reason.SUPERSEDED, words_for(Reason.SUPERSEDED))
     return _catalogue(database, store, delivery, survey.mine)
 
@@ -198,17 +198,17 @@ def _catalogue(database: Database, store: ObjectStore, delivery: Delivery, info:
             if seen.file.state is FileState.READY:
                 return Replacement(Look(seen.file, (index,), seen.maps), info.modified_at)
             words = seen.file.reason or seen.index_warning or ""
-    _remove(database, store, delivery, info)
+    _remove(database, store, delivery.project_id, delivery.bucket, info)
     return Report(Reason.RESULT_MISMATCH, f"What the repair made cannot be used, and was removed: {words}")
 
 
-def _remove(database: Database, store: ObjectStore, delivery: Delivery, info: ObjectInfo) -> None:
+def _remove(database: Database, store: ObjectStore, project_id: int, bucket: str, info: ObjectInfo) -> None:
     """Remove a version of ours, unless a refresh has made it a version of the file: then it is the users' own."""
     with database.read() as session:
-        recorded = _is_recorded(session, delivery.project_id, info)
+        recorded = _is_recorded(session, project_id, info)
     if not recorded:
         with suppress(NotFound):
-            store.delete_version(delivery.bucket, info.key, info.version_id)
+            store.delete_version(bucket, info.key, info.version_id)
 
 
 def _is_recorded(session: Session, project_id: int, info: ObjectInfo) -> bool:
@@ -273,8 +273,4 @@ def clear(database: Database, store: ObjectStore, job: JobRow) -> None:
     for entry in newer:
         info = None if entry.deleted else store.head(bucket, entry.key, entry.version_id)
         if info is not None and info.metadata.get(MARK, "").rpartition(".")[0] == job.public_id:
-            with database.read() as session:
-                recorded = _is_recorded(session, job.project_id, info)
-            if not recorded:
-                with suppress(NotFound):
-                    store.delete_version(bucket, info.key, info.version_id)
+            _remove(database, store, job.project_id, bucket, info)
