@@ -50,7 +50,7 @@ FIRST = int(os.environ.get("DIVBASE_DIFFERENTIAL_FROM", "0"))
 SHARDS = os.environ.get("DIVBASE_DIFFERENTIAL_SHARDS")
 CONTIGS = {"chr1": 8_000_000, "chr-2": 400_000, "HLA:3-1": 60_000, "chr4": 3_000_000}
 GIANT = {"giant": 900_000_000}
-MOST_BYTES = 32 << 20
+MOST_BYTES, MOST_SECONDS = 1 << 20, 60
 FILTERS = (
     ("-i", "QUAL>40"),
     ("-e", "QUAL<20"),
@@ -311,15 +311,19 @@ def by_node(plan: Plan, bcftools: Bcftools, scratch: Path) -> Answer:
         steps = 'import sys; sys.path.insert(0, ""); import divbase_node as node; '
         steps += 'sys.exit(node.main(["stage"]) or node.main(["run"]))'
         path = f"{bcftools.program.parent}{os.pathsep}{os.environ['PATH']}"
-        ended = subprocess.run(
-            [sys.executable, "-IS", "-c", steps],
-            cwd=scratch / "job",
-            env={"PATH": path, "LANG": "C.UTF-8", "DIVBASE_SCRATCH": str(scratch / "work")},
-            capture_output=True,
-            text=True,
-            preexec_fn=bound_files,
-            check=False,
-        )
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-IS", "-c", steps],
+                cwd=scratch / "job",
+                env={"PATH": path, "LANG": "C.UTF-8", "DIVBASE_SCRATCH": str(scratch / "work")},
+                capture_output=True,
+                text=True,
+                preexec_fn=bound_files,
+                timeout=MOST_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Answer(124, "it does not end", scratch)
     result = scratch / "work" / (plan.processes[-1].output or "")
     return Answer(ended.returncode, ended.stdout + ended.stderr, result)
 
@@ -432,7 +436,7 @@ def test_a_random_query_is_answered_as_by_hand(
             hand = by_hand(question, [file for file in asked if file.key in read], bcftools)
         except Endless:
             assert (1, 18) <= bcftools.release < (1, 22), (seed, question)
-            assert answer.status == 1, (seed, question)
+            assert answer.status != 0, (seed, question)
             continue
         assert answer.status == 0, (seed, question, answer.log)
         result = bcftools("view", "--no-version", str(answer.result))
