@@ -221,6 +221,7 @@ def job_policy(settings: Settings) -> JobPolicy:
         prologue=tuple(jobs.prologue),
         labels=Labels(scheduler.account, scheduler.partition, scheduler.qos, scheduler.wckey),
         ceilings=Ceilings(limits.max_cores, limits.max_memory_mb, limits.max_minutes),
+        machine_cores=os.cpu_count() if scheduler.kind == "local" else None,
         project_limits=Limits(limits.open_jobs_per_project, limits.core_hours_per_project_month),
         user_limits=Limits(limits.open_jobs_per_user, limits.core_hours_per_user_month),
     )

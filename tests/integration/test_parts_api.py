@@ -14,11 +14,15 @@ import pysam.bcftools
 import pytest
 from divbase_gateway.db.models import FileRow, FileVersionRow, IndexMapRow
 from divbase_gateway.db.session import Database
+from divbase_gateway.domain import estimates
+from divbase_gateway.domain.allocations import Ceilings
 from divbase_gateway.domain.files import CataloguedFile
 from divbase_gateway.domain.index_maps import unpack
+from divbase_gateway.domain.queries import QueryRequest, Selection
 from divbase_gateway.reconciler import Pace, Reconciler
 from divbase_gateway.services.files import catalogue_of
 from divbase_gateway.services.index_maps import MapCache
+from divbase_gateway.services.queries import plan_query
 from httpx import Response
 from sqlalchemy import delete, select, update
 
@@ -127,6 +131,21 @@ def test_a_plan_of_a_region_reads_few_bytes(lab: Lab, files: Files) -> None:
     with lab.api.gateway.sessions.write() as session:
         session.execute(update(FileVersionRow).values(data_begin=None))
     assert plan(lab, f"view -r {REGION}", files=["a.vcf.gz"]).json()["digest"] == shown["digest"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "most", "shards"), [(None, None, 4), (2, None, 2), (8, 3, 3), (2, 3, 2), (1, None, 1)]
+)
+def test_no_more_shards_than_there_are_cores(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, machine: int | None, most: int | None, shards: int
+) -> None:
+    """Guards: what the machine has, where jobs run on one, and what a job may ask for."""
+    monkeypatch.setattr(estimates, "SHARD_SECONDS", 1e-6)  # these files are small
+    gateway = lab.api.gateway
+    policy = replace(gateway.policy, machine_cores=machine, ceilings=Ceilings(cores=most))
+    request = QueryRequest(Selection(all_samples=True))
+    planned = plan_query(gateway.sessions, gateway.store, lab.project, request, gateway.maps, policy)
+    assert planned.shards == shards
 
 
 def test_where_no_index_knows_a_record_nothing_is_planned(lab: Lab) -> None:

@@ -27,6 +27,7 @@ class JobPolicy:
         prologue: shell lines of the site, such as `module load bcftools`.
         labels: SLURM's account and so on, for projects that have none of their own.
         ceilings: of one job, for projects that have none of their own.
+        machine_cores: of the only machine there is, where jobs run on it; no work is cut into more shards.
         project_limits: of each project that has none of its own.
         user_limits: of each user, over all projects.
     """
@@ -43,5 +44,6 @@ class JobPolicy:
     prologue: tuple[str, ...] = ()
     labels: Labels = field(default_factory=Labels)
     ceilings: Ceilings = field(default_factory=Ceilings)
+    machine_cores: int | None = None
     project_limits: Limits = field(default_factory=Limits)
     user_limits: Limits = field(default_factory=Limits)

@@ -50,7 +50,9 @@ def plan_query(
         with database.read() as session:
             return maps.load(session, project.id, files, contigs)
 
-    return make_plan(request, catalogue, table, load_maps, ceilings_of(project, policy))
+    ceilings = ceilings_of(project, policy)
+    cores = [count for count in (ceilings.cores, policy.machine_cores) if count is not None]
+    return make_plan(request, catalogue, table, load_maps, replace(ceilings, cores=min(cores, default=None)))
 
 
 def _state(
