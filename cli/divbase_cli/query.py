@@ -124,7 +124,9 @@ def print_plan(session: Session, plan: Plan) -> None:
             ("Combined by", plan.combine),
             ("Reads", f"{size(plan.bytes_needed)} of {size(plan.bytes_total)}"),
             ("Works in", "one piece" if plan.shards == 1 else f"{plan.shards} shards, side by side"),
-            ("Needs", f"{plan.cores} cores, {size(plan.memory_mb * 1_000_000)} memory, {seconds(plan.minutes * 60)}"),
+            ("Expected", f"about {seconds(plan.expected_s)}, once it runs" if plan.expected_s else None),
+            ("Asks for", _asks_for(plan)),
+            ("As", _labels(plan)),
             ("Result", plan.output),
         ]
     )
@@ -132,6 +134,17 @@ def print_plan(session: Session, plan: Plan) -> None:
     for line in plan.commands:
         session.output.text(line)
     _warn(session, plan)
+
+
+def _asks_for(plan: Plan) -> str:
+    cores = "1 core" if plan.cores == 1 else f"{plan.cores} cores"
+    memory, scratch = size(plan.memory_mb << 20), size(plan.scratch_mb << 20)
+    return f"{cores}, {memory} memory, {scratch} scratch, at most {seconds(plan.minutes * 60)}"
+
+
+def _labels(plan: Plan) -> str | None:
+    named = (("account", plan.account), ("partition", plan.partition), ("QOS", plan.qos))
+    return ", ".join(f"{name} {value}" for name, value in named if value) or None
 
 
 def _warn(session: Session, plan: Plan) -> None:

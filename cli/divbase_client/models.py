@@ -467,7 +467,9 @@ class PlannedInput(Answer):
 
 class Plan(Answer):
     """What the job will do. `commands` are the bcftools commands as one would type them, for reading; `shards` says
-    into how many parts the work is cut, to be done side by side (1: it is not)."""
+    into how many parts the work is cut, to be done side by side (1: it is not). `minutes` is the job's time limit,
+    `expected_s` what it should take, by what earlier jobs took (null: not known). `account`, `partition` and `qos` are
+    what SLURM is told of a job that is not submitted yet (null: the cluster's default)."""
 
     inputs: list[PlannedInput]
     combine: Literal["single", "concat", "merge", "mixed"]
@@ -482,7 +484,11 @@ class Plan(Answer):
     shards: int
     cores: int
     minutes: int
+    expected_s: int | None = None
     scratch_mb: int
+    account: str | None = None
+    partition: str | None = None
+    qos: str | None = None
     warnings: list[str]
     digest: str
 

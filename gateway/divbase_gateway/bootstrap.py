@@ -23,6 +23,7 @@ from divbase_gateway.ports import Clock, ObjectStore, Scheduler
 from divbase_gateway.reconciler import Pace, Reconciler
 from divbase_gateway.s3.store import S3Store
 from divbase_gateway.services import idempotency, usage
+from divbase_gateway.services.corrections import Corrections
 from divbase_gateway.services.index_maps import MapCache
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.settings import InvalidSettings, SchedulerSettings, Settings
@@ -60,6 +61,7 @@ class Gateway:
     reconciler: Reconciler
     wake: Callable[[], None]
     maps: MapCache = field(default_factory=MapCache)
+    corrections: Corrections = field(default_factory=Corrections)
 
     def start(self) -> None:
         """Start the embedded scheduler, where there is one, and the reconciler."""

@@ -1,4 +1,4 @@
-"""The operator's commands that look at jobs and hold them back: jobs, usage, audit, drain, resume.
+"""The operator's commands that look at jobs and hold them back: jobs, usage, estimates, audit, drain, resume.
 
 Each reads the settings, asks the services and prints; it must not know rules or adapters.
 """
@@ -27,11 +27,12 @@ from divbase_gateway.db.models import JobRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.allocations import Month
 from divbase_gateway.domain.audit import Audit, Finding
+from divbase_gateway.domain.corrections import FEWEST, learn, memory_used
 from divbase_gateway.domain.errors import InvalidRequest, SchedulerUnavailable
 from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.logs import set_up_logs
 from divbase_gateway.ports import Scheduler
-from divbase_gateway.services import audit, drain, usage
+from divbase_gateway.services import audit, corrections, drain, usage
 from divbase_gateway.settings import Settings, load
 
 Config = Annotated[
@@ -198,6 +199,35 @@ def _print_usage(lines: Sequence[usage.Line], by: Grouping) -> None:
     _print(table)
 
 
+# --- estimates ---------------------------------------------------------------------------------------------------
+
+
+def show_estimates(config: Config = None, as_json: AsJson = False) -> None:
+    """What jobs took against what was estimated: the latest that succeeded, of those worth estimating.
+
+    Plans are corrected by it: what a job is expected to take, and its time limit.
+
+    Example: divbase-gateway estimates
+    """
+    with _database(load(config).settings) as database, database.read() as session:
+        runs = corrections.latest_runs(session)
+    correction, memory = learn(runs), memory_used(runs)
+    if as_json:
+        used = None if memory is None else {"median": memory[0], "largest": memory[1]}
+        typer.echo(json.dumps({"runs": len(runs), **asdict(correction), "memory_used": used}, indent=2))
+        return
+    table = Table("", "")
+    table.show_header = False
+    table.add_row("jobs compared", str(len(runs)))
+    table.add_row("half of them took up to", f"{correction.usual:.2f} x the model")
+    table.add_row("nearly all took up to", f"{correction.slow:.2f} x the model")
+    if memory is not None:
+        table.add_row("memory used, of that asked for", f"{memory[0]:.0%} (median), {memory[1]:.0%} (largest)")
+    _print(table)
+    if correction.runs == 0:
+        typer.echo(f"Fewer than {FEWEST} jobs can be compared: plans follow the model as it is.")
+
+
 # --- audit -------------------------------------------------------------------------------------------------------
 
 
@@ -317,6 +347,7 @@ def end_drain(config: Config = None) -> None:
 COMMANDS: dict[str, Callable[..., None]] = {
     "jobs": list_jobs,
     "usage": show_usage,
+    "estimates": show_estimates,
     "audit": run_audit,
     "drain": begin_drain,
     "resume": end_drain,

@@ -536,7 +536,11 @@ def plan() -> dict[str, Any]:
         "shards": 1,
         "cores": 1,
         "minutes": 10,
+        "expected_s": 7,
         "scratch_mb": 100,
+        "account": "owls2024",
+        "partition": "core",
+        "qos": None,
         "warnings": [],
         "digest": "d" * 64,
     }

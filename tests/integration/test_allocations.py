@@ -175,6 +175,9 @@ def test_a_change_reaches_the_next_script(make_world: Callable[..., World]) -> N
     world.set(account="popgen")
     script = world.ada.post("/projects/owls/queries/script", ONE_FILE).json()["script"]
     assert "#SBATCH --account=popgen\n" in script
+    plan = world.ada.post("/projects/owls/queries/plan", ONE_FILE).json()
+    assert (plan["account"], plan["partition"], plan["qos"]) == ("popgen", None, None)
+    assert 0 < plan["expected_s"] < 60 * plan["minutes"]
 
 
 # --- ceilings ------------------------------------------------------------------------------------------------------

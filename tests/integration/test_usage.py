@@ -10,6 +10,7 @@ import pytest
 from divbase_gateway.db import usage as rows
 from divbase_gateway.db.models import AttemptRow, JobRow, ProjectRow, UserRow
 from divbase_gateway.db.session import Database
+from divbase_gateway.services.corrections import Corrections
 
 from tests.fakes.scheduler import FakeScheduler
 from tests.integration import test_reconciler as reconciling
@@ -215,3 +216,24 @@ def test_what_was_given_is_kept_with_the_attempt(world: World) -> None:
     world.sees(job, replace(COMPLETED, elapsed_s=60.0, cpu_s=30.0, alloc_cpus=3))
     world.tick()
     assert world.attempts(job)[0].alloc_cpus == 3
+
+
+def test_what_jobs_took_corrects_the_next_plans(books: Books) -> None:
+    """The latest that succeeded and that the model gave ten seconds count, newest first; others say nothing of it."""
+    for elapsed_s in (100.0, 300.0, 200.0, 200.0, 200.0):
+        books.attempt(model_s=100, elapsed_s=elapsed_s, max_rss_bytes=50 << 20)
+    books.attempt(model_s=100, elapsed_s=1.0, outcome="node_failed")
+    books.attempt(model_s=9, elapsed_s=90.0)
+    books.attempt(model_s=100, elapsed_s=None)
+    books.attempt(elapsed_s=7.0)
+    with books.database.read() as session:
+        found = rows.latest_timed(session, 200)
+        assert len(rows.latest_timed(session, 2)) == 2
+    assert [took for _, took, _, _ in found] == [200.0, 200.0, 200.0, 300.0, 100.0]
+    assert found[0] == (100, 200.0, 100, 50 << 20)
+    corrections = Corrections()
+    assert corrections.current(books.database, NOON).usual == 2.0
+    for _ in range(20):
+        books.attempt(model_s=100, elapsed_s=400.0)
+    assert corrections.current(books.database, NOON + timedelta(minutes=1)).usual == 2.0, "asked a minute ago"
+    assert corrections.current(books.database, NOON + timedelta(minutes=6)).usual == 4.0

@@ -407,6 +407,14 @@ class TestQuery:
         shell("query", "plan", "--samples-file", str(tmp_path / "s.txt"))
         assert json.loads(gateway.requests("queries/plan")[0].body)["samples"] == ["001", "NA", "A B"]
 
+    def test_a_plan_says_what_the_job_would_cost(self, shell: Shell, gateway: FakeGateway) -> None:
+        """Before anybody waits for it: time, what SLURM is asked for, and whose allocation pays."""
+        lines = shell("query", "plan", "--all-samples").stdout.splitlines()
+        assert "Reads:       100 B of 1.0 kB" in lines
+        assert "Expected:    about 7 s, once it runs" in lines
+        assert "Asks for:    1 core, 537 MB memory, 105 MB scratch, at most 10 min 0 s" in lines
+        assert "As:          account owls2024, partition core" in lines
+
     def test_options_become_the_query(self, shell: Shell, gateway: FakeGateway) -> None:
         """Every option reaches the gateway."""
         shell(

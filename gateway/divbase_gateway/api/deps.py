@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from divbase_gateway.db.session import Database
 from divbase_gateway.ports import Clock, ObjectStore, Scheduler
+from divbase_gateway.services.corrections import Corrections
 from divbase_gateway.services.index_maps import MapCache
 from divbase_gateway.services.policy import JobPolicy
 
@@ -38,6 +39,8 @@ class Gateway(Protocol):
     def policy(self) -> JobPolicy: ...
     @property
     def maps(self) -> MapCache: ...
+    @property
+    def corrections(self) -> Corrections: ...
     @property
     def wake(self) -> Callable[[], None]: ...
 

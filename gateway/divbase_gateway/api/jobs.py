@@ -12,7 +12,7 @@ from divbase_gateway.api.deps import ReadSession, TheGateway, WriteSession
 from divbase_gateway.api.idempotency import Once, earlier_answer, idempotently
 from divbase_gateway.api.pagination import Paging
 from divbase_gateway.api.presigned import presigned_of
-from divbase_gateway.api.queries import plan_of, request_of
+from divbase_gateway.api.queries import plan_for, plan_of
 from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.db.session import after_commit
 from divbase_gateway.domain.drain import Drain
@@ -42,8 +42,7 @@ def run_query(body: models.NewJob, caller: Querier, gateway: TheGateway, once: O
         earlier = earlier_answer(once, session, caller, body)
     if earlier is not None:
         return earlier
-    request = request_of(body)
-    plan = queries.plan_query(gateway.sessions, gateway.store, caller.project, request, gateway.maps, gateway.policy)
+    plan = plan_for(body, caller, gateway)
     answered = None
     if not body.fresh:
         answered = results.find_answer(gateway.sessions, gateway.store, caller.project, plan.digest)

@@ -9,9 +9,11 @@ from fastapi import APIRouter
 
 from divbase_gateway.api.auth import Querier
 from divbase_gateway.api.deps import Gateway, TheGateway
+from divbase_gateway.domain.allocations import Labels
 from divbase_gateway.domain.errors import InvalidSelection
 from divbase_gateway.domain.queries import OutputFormat, Plan, Process, QueryRequest, Selection
 from divbase_gateway.services import queries
+from divbase_gateway.services.allocations import labels_of
 from divbase_gateway.services.keys import Caller
 
 router = APIRouter(tags=["queries"])
@@ -20,7 +22,7 @@ router = APIRouter(tags=["queries"])
 @router.post("/projects/{project}/queries/plan")
 def plan_query(body: models.Query, caller: Querier, gateway: TheGateway) -> models.Plan:
     """Say what a query would do: files, samples, bytes, commands, resources. Nothing is submitted."""
-    return plan_of(_plan(body, caller, gateway))
+    return plan_of(_plan(body, caller, gateway), labels_of(caller.project, gateway.policy))
 
 
 @router.post("/projects/{project}/queries/script")
@@ -31,9 +33,16 @@ def script_query(body: models.Query, caller: Querier, gateway: TheGateway) -> mo
 
 
 def _plan(body: models.Query, caller: Caller, gateway: Gateway) -> Plan:
-    request = request_of(body)
-    plan = queries.plan_query(gateway.sessions, gateway.store, caller.project, request, gateway.maps, gateway.policy)
-    return queries.fit_plan(plan, caller.project, gateway.policy)
+    return queries.fit_plan(plan_for(body, caller, gateway), caller.project, gateway.policy)
+
+
+def plan_for(body: models.Query, caller: Caller, gateway: Gateway) -> Plan:
+    """The plan of a question as the gateway's state is now; not yet cut down to what the project may have."""
+    correction = gateway.corrections.current(gateway.sessions, gateway.clock.now())
+    request, project = request_of(body), caller.project
+    return queries.plan_query(
+        gateway.sessions, gateway.store, project, request, gateway.maps, gateway.policy, correction
+    )
 
 
 def request_of(body: models.Query) -> QueryRequest:
@@ -60,8 +69,12 @@ def request_of(body: models.Query) -> QueryRequest:
     )
 
 
-def plan_of(plan: Plan) -> models.Plan:
-    """The wire form of a plan, with the commands as one would type them."""
+def plan_of(plan: Plan, labels: Labels | None = None) -> models.Plan:
+    """The wire form of a plan, with the commands as one would type them.
+
+    Args:
+        labels: what SLURM would be told of the job, if it is not submitted yet.
+    """
     return models.Plan(
         inputs=[models.PlannedInput.model_validate(each) for each in plan.inputs],
         combine=plan.combine.value,
@@ -76,6 +89,10 @@ def plan_of(plan: Plan) -> models.Plan:
         shards=plan.shards,
         cores=plan.cores,
         minutes=plan.minutes,
+        expected_s=plan.expected_s or None,
+        account=labels.account if labels else None,
+        partition=labels.partition if labels else None,
+        qos=labels.qos if labels else None,
         scratch_mb=plan.scratch_mb,
         warnings=list(plan.warnings),
         digest=plan.digest,

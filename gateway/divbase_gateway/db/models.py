@@ -330,6 +330,17 @@ class AttemptRow(Base):
             sqlite_where=text("outcome IS NOT NULL"),
             postgresql_where=text("outcome IS NOT NULL"),
         ),
+        # And what the latest took of what the cost model said.
+        Index(
+            "ix_attempts_pace",
+            "id",
+            "model_s",
+            "elapsed_s",
+            "memory_mb",
+            "max_rss_bytes",
+            sqlite_where=text("outcome = 'succeeded' AND model_s >= 10 AND elapsed_s IS NOT NULL"),
+            postgresql_where=text("outcome = 'succeeded' AND model_s >= 10 AND elapsed_s IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(_Serial, primary_key=True)
@@ -341,6 +352,7 @@ class AttemptRow(Base):
     cores: Mapped[int] = mapped_column(Integer)  # asked for, as the next two
     memory_mb: Mapped[int]
     minutes: Mapped[int]
+    model_s: Mapped[int | None] = mapped_column(Integer)  # seconds by the cost model, where it said something
     access: Mapped[str] = mapped_column(String(10), default="gateway")  # gateway or manifest: docs/node-protocol.md
     # the scheduler's side
     cluster: Mapped[str | None] = mapped_column(String(64))

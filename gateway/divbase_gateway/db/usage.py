@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, extract, func, select
+from sqlalchemy import ColumnElement, extract, func, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
 from divbase_gateway.db.models import AttemptRow, JobRow, ProjectRow, UserRow
@@ -97,6 +97,16 @@ def _used_by(
         Used(each, jobs, attempts, float(core_s), float(cpu_s or 0), float(known))
         for each, jobs, attempts, core_s, cpu_s, known in session.execute(query)
     ]
+
+
+def latest_timed(session: Session, limit: int) -> list[tuple[int, float, int, int | None]]:
+    """(model_s, elapsed_s, memory_mb, max_rss_bytes) of the latest attempts that succeeded and that the cost model gave
+    10 seconds or more, newest first; `ix_attempts_pace` has them."""
+    timed = (AttemptRow.model_s, AttemptRow.elapsed_s, AttemptRow.memory_mb, AttemptRow.max_rss_bytes)
+    told = text("outcome = 'succeeded' AND model_s >= 10 AND elapsed_s IS NOT NULL")  # as the index says it
+    query = select(*timed).where(told).order_by(AttemptRow.id.desc()).limit(limit)
+    found = session.execute(query)
+    return [(int(model_s or 0), float(took or 0), memory, used) for model_s, took, memory, used in found]
 
 
 def without_accounting(session: Session, since: datetime) -> list[AttemptRow]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from divbase_gateway.domain.allocations import Ceilings
+from divbase_gateway.domain.corrections import Correction
 from divbase_gateway.domain.queries import PlannedInput, Process
 
 MIB = 1 << 20
@@ -34,13 +35,22 @@ MOST_SHARDS, MOST_PROCESSES = 16, 256
 """Of a job. More shards wait for the one process that joins them; more processes, for memory and a core."""
 UNASKED_CORES = 4
 """For shards, where nobody has said how many cores a job may have: nearly every node has as many."""
+UNCORRECTED = Correction()
+"""Where no job has told another one yet."""
+STARTUP_S = 2
+"""Seconds of a job in which nothing is read or worked on yet, or any more: claim, programs, upload, report."""
 JOIN_SHARE = 1 / 3
 """Of the work of a query in shards, what joining them takes beside that which they share out."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes, MiB, cores and minutes, all rounded up."""
+    """Bytes, MiB, cores, minutes and seconds, all rounded up.
+
+    Attributes:
+        minutes: the job's time limit.
+        expected_s: that the job is expected to run for, of `model_s` that the rates here alone would give.
+    """
 
     bytes_total: int
     bytes_needed: int
@@ -48,6 +58,8 @@ class Estimate:
     cores: int
     minutes: int
     scratch_mb: int
+    model_s: int
+    expected_s: int
 
 
 def estimate(
@@ -58,6 +70,7 @@ def estimate(
     *,
     text: bool = False,
     shards: int = 1,
+    correction: Correction = UNCORRECTED,
 ) -> Estimate:
     """Costs of a plan.
 
@@ -66,13 +79,15 @@ def estimate(
         share: of the inputs' records that lie on the contigs asked for, 0 to 1. No more is worked through than is read.
         text: whether the result is text.
         shards: that the processes work on side by side.
+        correction: how long jobs take here, against what the rates of this module say.
     """
     total = sum(entry.size + entry.index.size for entry in inputs)
     needed = sum(entry.bytes_needed for entry in inputs)
     worked = min(total * share, needed)
     stages = _stored_stages(processes)
     joined = shards > 1  # which stores once more, and that is in JOIN_SHARE
-    seconds = needed / TRANSFER_RATE + _work(worked, stages - joined) * (1 / shards + (JOIN_SHARE if joined else 0))
+    at_work = _work(worked, stages - joined) * (1 / shards + (JOIN_SHARE if joined else 0))
+    seconds = STARTUP_S + needed / TRANSFER_RATE + at_work
     copies = 2 * worked * stages  # level 1 is up to twice the size of level 6
     result = worked * (TEXT_GROWTH if text else RECORDS_GROWTH)
     twice = sum(entry.bytes_needed for entry in inputs if entry.part)  # as it is fetched, and made into a file
@@ -83,8 +98,10 @@ def estimate(
         bytes_needed=needed,
         memory_mb=_memory(len(processes), len(inputs) * shards, samples * shards),
         cores=max(cores, shards) if joined else cores,
-        minutes=min(MAX_MINUTES, max(MIN_MINUTES, ceil(2 * seconds / 60))),
+        minutes=min(MAX_MINUTES, max(MIN_MINUTES, ceil(correction.limit * seconds / 60))),
         scratch_mb=ceil(scratch),
+        model_s=ceil(seconds),
+        expected_s=ceil(correction.usual * seconds),
     )
 
 

@@ -16,8 +16,9 @@ from divbase_gateway.domain.after_steps import AfterSteps, parse_after
 from divbase_gateway.domain.allocations import Ceilings
 from divbase_gateway.domain.choosing import ChosenFiles, ChosenSamples, check_contigs, choose_files, choose_samples
 from divbase_gateway.domain.combining import Group, Member, group_members, kind_of, union_contigs
+from divbase_gateway.domain.corrections import Correction
 from divbase_gateway.domain.errors import InvalidName, InvalidSelection, InvalidStep
-from divbase_gateway.domain.estimates import Estimate, affordable_shards, estimate
+from divbase_gateway.domain.estimates import UNCORRECTED, Estimate, affordable_shards, estimate
 from divbase_gateway.domain.files import CataloguedFile
 from divbase_gateway.domain.index_maps import FileMap, first_offset
 from divbase_gateway.domain.outputs import Output, choose_output
@@ -72,6 +73,7 @@ def make_plan(
     load_maps: LoadMaps = _no_maps,
     ceilings: Ceilings = _NO_CEILINGS,
     shards: int | None = None,
+    correction: Correction = UNCORRECTED,
 ) -> Plan:
     """Decide everything about a query.
 
@@ -81,6 +83,7 @@ def make_plan(
         load_maps: what the indexes say of places; without it every file is read whole.
         ceilings: what a job may ask for; shards keep within them.
         shards: at most that many, whether they pay or not; None: as many as pay.
+        correction: how long jobs take here, against what the cost model says.
 
     Raises:
         InvalidRequest: any of its kinds, when the request cannot be answered as it is.
@@ -96,7 +99,7 @@ def make_plan(
     places = _find_places(chosen.files, steps, load_maps)
     members = _members(chosen.files, steps, asked, places)
     groups = group_members(members)
-    work = _Work(steps, after, output, groups, _lay_out(groups, asked), places)
+    work = _Work(steps, after, output, groups, _lay_out(groups, asked), places, correction)
     plan = _assemble(work, chosen, asked)
     count = shards or affordable_shards(plan.inputs, plan.processes, len(work.layout.samples), work.share, ceilings)
     return _share_out(plan, work, _find_all_places(work, load_maps), count) if count > 1 else plan
@@ -219,6 +222,7 @@ class _Work:
     groups: tuple[Group, ...]
     layout: _Layout
     places: _Places
+    correction: Correction
 
     @property
     def kind(self) -> CombineKind:
@@ -234,7 +238,7 @@ class _Work:
 
     def estimate(self, inputs: Sequence[PlannedInput], processes: Sequence[Process], shards: int = 1) -> Estimate:
         samples, text = len(self.layout.samples), self.output.format.is_text
-        return estimate(inputs, processes, samples, self.share, text=text, shards=shards)
+        return estimate(inputs, processes, samples, self.share, text=text, shards=shards, correction=self.correction)
 
 
 def _assemble(work: _Work, chosen: ChosenFiles, asked: ChosenSamples) -> Plan:

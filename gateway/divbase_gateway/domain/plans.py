@@ -22,6 +22,9 @@ gives other records, another header or other bytes for the same plan: earlier re
 _NEWER = ("part", "begins")
 """Of an input; what plans of the first releases do not have."""
 
+_LATER = ("shards", "model_s", "expected_s")
+"""Of a plan; each has a default."""
+
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
     """A JSON-compatible copy; `plan_from_dict` gives an equal plan back."""
@@ -34,8 +37,7 @@ def plan_from_dict(data: Mapping[str, Any]) -> Plan:
     Raises:
         KeyError, TypeError, ValueError: this is no stored plan.
     """
-    values = {name: _frozen(data[name]) for name in _names(Plan) if name != "shards"}
-    values["shards"] = data.get("shards", 1)  # plans of the first releases have none
+    values = {name: _frozen(data[name]) for name in _names(Plan) if name in data or name not in _LATER}
     values["inputs"] = tuple(_input_from_dict(entry) for entry in data["inputs"])
     values["processes"] = tuple(
         Process(**{name: _frozen(entry[name]) for name in _names(Process)}) for entry in data["processes"]

@@ -133,6 +133,8 @@ class Plan:
         warnings: sentences for the user.
         digest: sha256 hex over inputs, processes and output: equal plans have equal digests.
         shards: into which the work is cut, to be done side by side; 1: it is not.
+        model_s, expected_s: seconds that the job takes by the cost model alone, and corrected by what earlier jobs
+            took; 0: not known.
     """
 
     inputs: tuple[PlannedInput, ...]
@@ -152,6 +154,8 @@ class Plan:
     warnings: tuple[str, ...] = ()
     digest: str = field(default="")
     shards: int = 1
+    model_s: int = 0
+    expected_s: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from sqlalchemy.orm import Session
 
 from divbase_gateway.db.models import ProjectRow
 from divbase_gateway.db.session import Database
+from divbase_gateway.domain.corrections import Correction
 from divbase_gateway.domain.errors import BeyondCeiling
+from divbase_gateway.domain.estimates import UNCORRECTED
 from divbase_gateway.domain.files import CataloguedFile
 from divbase_gateway.domain.index_maps import FileMap
 from divbase_gateway.domain.planning import make_plan
@@ -33,10 +35,12 @@ def plan_query(
     request: QueryRequest,
     maps: MapCache,
     policy: JobPolicy,
+    correction: Correction = UNCORRECTED,
 ) -> Plan:
     """Plan a query on the project's files as they are now or were at a snapshot, every one pinned to its version.
 
-    Its work is in no more shards than a job of the project may have cores and memory for.
+    Its work is in no more shards than a job of the project may have cores and memory for. `correction`: of the time
+    that it is expected to take.
 
     Raises:
         InvalidRequest: the question cannot be answered; the error says what is wrong with it.
@@ -52,7 +56,8 @@ def plan_query(
 
     ceilings = ceilings_of(project, policy)
     cores = [count for count in (ceilings.cores, policy.machine_cores) if count is not None]
-    return make_plan(request, catalogue, table, load_maps, replace(ceilings, cores=min(cores, default=None)))
+    ceilings = replace(ceilings, cores=min(cores, default=None))
+    return make_plan(request, catalogue, table, load_maps, ceilings, correction=correction)
 
 
 def _state(

@@ -85,6 +85,7 @@ def open_attempt(session: Session, job_id: int, policy: JobPolicy, now: datetime
         cores=job.cores,
         memory_mb=job.memory_mb,
         minutes=job.minutes,
+        model_s=job.plan.get("model_s") or None,
         access=policy.node_access,
         uploads=[],
     )
