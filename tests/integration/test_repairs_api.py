@@ -20,6 +20,8 @@ from tests.integration.test_reconciler import COMPLETED, FAILED, Node, World
 from tests.lab import together
 from tests.variants import bgzf, index_variants, plain_gzip, vcf_header, vcf_records, write_variants
 
+pytestmark = pytest.mark.slow  # many requests each
+
 variants = reconciling.variants
 world = reconciling.world
 
