@@ -91,7 +91,7 @@ def print_job(session: Session, job: JobDetail, *, hint: str | None = None) -> N
             ("Created", job.created_at),
             ("Started", job.started_at),
             ("Ended", job.ended_at),
-            ("Expected to run", seconds(job.plan.expected_s) if job.plan and job.plan.expected_s else None),
+            ("Expected run", seconds(job.plan.expected_s) if job.plan and job.plan.expected_s else None),
             *standing(job, datetime.now(UTC)),
             ("Attempt", job.attempt),
             ("Scheduler", slurm),
