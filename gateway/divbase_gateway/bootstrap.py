@@ -25,8 +25,8 @@ from divbase_gateway.s3.store import S3Store
 from divbase_gateway.services import idempotency, usage
 from divbase_gateway.services.corrections import Corrections
 from divbase_gateway.services.index_maps import MapCache
-from divbase_gateway.services.policy import JobPolicy
-from divbase_gateway.settings import InvalidSettings, SchedulerSettings, Settings
+from divbase_gateway.services.policy import JobPolicy, NodeCache
+from divbase_gateway.settings import InvalidSettings, JobSettings, SchedulerSettings, Settings
 from divbase_gateway.slurm.commands import SlurmCommands
 from divbase_gateway.slurm.pyslurm_process import PyslurmProcess, worker_command
 from divbase_gateway.slurm.pyslurm_scheduler import PyslurmScheduler, worker_environment
@@ -220,6 +220,7 @@ def job_policy(settings: Settings) -> JobPolicy:
         node_access=jobs.node_access,
         manifest_expiry=timedelta(seconds=jobs.manifest_expiry_s),
         retry_for_s=jobs.retry_for_s,
+        cache=_node_cache(jobs),
         prologue=tuple(jobs.prologue),
         labels=Labels(scheduler.account, scheduler.partition, scheduler.qos, scheduler.wckey),
         ceilings=Ceilings(limits.max_cores, limits.max_memory_mb, limits.max_minutes),
@@ -227,6 +228,14 @@ def job_policy(settings: Settings) -> JobPolicy:
         project_limits=Limits(limits.open_jobs_per_project, limits.core_hours_per_project_month),
         user_limits=Limits(limits.open_jobs_per_user, limits.core_hours_per_user_month),
     )
+
+
+def _node_cache(jobs: JobSettings) -> NodeCache | None:
+    if jobs.cache_dir is None:
+        return None
+    if not jobs.cache_dir.is_absolute():
+        raise InvalidSettings(f"`jobs.cache_dir` must be an absolute path, and {str(jobs.cache_dir)!r} is none.")
+    return NodeCache(str(jobs.cache_dir), jobs.cache_gb * 10**9)
 
 
 def _holder(settings: Settings) -> str:

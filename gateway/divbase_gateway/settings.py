@@ -178,6 +178,12 @@ class JobSettings(Group):
     retry_for_s: int = Field(
         600, ge=1, description="Seconds that a job keeps trying a gateway or S3 that does not answer."
     )
+    cache_dir: PurePosixPath | None = Field(
+        None,
+        description="Absolute folder on the scratch of the compute nodes, shared or each node's own, in which jobs "
+        "keep what queries fetch for each other; made by the first, mode 0700. Empty: no cache.",
+    )
+    cache_gb: int = Field(100, ge=1, description="Most that `cache_dir` may hold, in GB (10^9 bytes).")
     prologue: list[str] = Field(
         default_factory=list,
         description="Lines of shell at the start of every job, for example `module load bcftools`.",

@@ -16,6 +16,7 @@ import bisect
 import collections
 import email.utils
 import errno
+import fcntl
 import functools
 import hashlib
 import http.client
@@ -62,6 +63,14 @@ SINGLE_PUT_BYTES = 5 << 30  # the most that S3 takes in one request
 WORDS_BYTES = 8 << 10  # of each process's own words that are kept
 LOGGED_LINES = 500  # of each process's own words that are printed
 ENDING_S = {"timed_out": 40, "cancelled": 8}  # how long the last acts may take before SLURM kills the job
+
+# Of the cache that jobs share.
+CACHE_DIGEST_BYTES = 32  # SHA-256 of the name and the bytes before it, at the end of an entry
+CACHE_LEAST_BYTES = 1 << 16  # that an entry counts for: the block of a parallel file system; it bounds their number too
+CACHE_STEP_BYTES = 64 << 20  # that a job reserves at a time
+CACHE_LOCK_FOR_S = 2.0  # that a job waits for another one's counting
+CACHE_TOUCH_EVERY_S = 600  # what was used since needs no newer time
+CACHE_DAY_S = 86400  # that leftovers of killed jobs live, and a count of all entries is good for
 
 # Releases of bcftools: docs/bcftools.md has the commands that show what is said here.
 OLDEST_BCFTOOLS = (1, 16)  # that DivBase is tested with
@@ -201,6 +210,8 @@ class Job(object):
         if self.state.get("failure"):
             return
         self.state["failure"] = {"reason": reason, "message": redact(message)[:4000]}
+        if reason == "input_corrupt":
+            forget_entries(self)
         try:
             self.state.save()
         except OSError:
@@ -689,6 +700,9 @@ class Copy(object):
         """What is left to do when all spans are there. Raises Failed where they are not what they should be."""
         check_content(self)
 
+    def clear(self):
+        """Removes what is of no use any more."""
+
 
 class Span(object):
     """Bytes [start, start + length) of the object, to be written at `at` of the copy."""
@@ -711,8 +725,14 @@ def stage(job):
     copies = [copy for entry in job.manifest["inputs"] for copy in copies_of(job, entry)]
     require_space(job, sum(copy.needed() for copy in copies))
     total = sum(span.length for copy in copies for span in copy.spans())
-    with Progress(job.desk, "staging", total) as progress:
-        Download(job, copies, progress).run()
+    cache = open_cache(job)
+    try:
+        with Progress(job.desk, "staging", total) as progress:
+            Download(job, copies, progress, cache).run()
+    finally:
+        job.state["entries"] = cache.close()
+    if cache.asked:
+        job.state["staged"] = {"bytes_fetched": total - cache.bytes, "bytes_from_cache": cache.bytes}
     for entry in job.manifest["inputs"]:
         if job.manifest["kind"] != "repair" or is_bgzf(staged_path(job, entry)):
             require_bgzf(staged_path(job, entry), entry["key"])
@@ -721,7 +741,8 @@ def stage(job):
     job.state.save()
     stored = readable(sum(copy.size for copy in copies))
     seconds = job.state["timings"]["staging_s"]
-    say("staged: %d files, %s of %s in %.1f s" % (len(copies), readable(total), stored, seconds))
+    found = ", %s of it from the cache (%d spans)" % (readable(cache.bytes), cache.hits) if cache.asked else ""
+    say("staged: %d files, %s of %s in %.1f s%s" % (len(copies), readable(total), stored, seconds, found))
 
 
 def staged_path(job, entry):
@@ -817,10 +838,11 @@ def ends_with(path, end):
 class Download(object):
     """Parallel ranges into files, with retries, renewal of expired URLs and a check of every file."""
 
-    def __init__(self, job, copies, progress):
+    def __init__(self, job, copies, progress, cache):
         self.job = job
         self.copies = copies
         self.progress = progress
+        self.cache = cache
         self.lock = threading.Lock()
         self.generation = 0  # of the URLs
 
@@ -835,12 +857,15 @@ class Download(object):
 
     def task(self, copy, span):
         def work():
-            self.fetch(copy, span)
+            if not self.cache.take(copy, span, self.progress):
+                self.fetch(copy, span)
             with self.lock:
                 copy.missing -= 1
                 complete = copy.missing == 0
             if complete:
                 copy.conclude()
+                self.cache.keep(copy)
+                copy.clear()
 
         return work
 
@@ -957,13 +982,17 @@ class Receipt(object):
             copy.md5_etag = False  # the ETag of such an object is no MD5, whatever it looks like
 
     def write(self, data):
-        at = self.span.at + self.received
-        try:
-            while data:
-                count = os.pwrite(self.file.fileno(), data, at)
-                data, at = data[count:], at + count
-        except OSError as exc:
-            raise disk_trouble(exc, os.path.dirname(self.copy.path)) or exc from exc
+        write_at(self.file, self.copy.path, data, self.span.at + self.received)
+
+
+def write_at(file, path, data, at):
+    """All of the data to that place of a file. Raises Failed where its disk is full."""
+    try:
+        while data:
+            count = os.pwrite(file.fileno(), data, at)
+            data, at = data[count:], at + count
+    except OSError as exc:
+        raise disk_trouble(exc, os.path.dirname(path)) or exc from exc
 
 
 def disk_trouble(exc, folder):
@@ -1017,6 +1046,349 @@ def digest_of(path, digest):
     return digest.hexdigest()
 
 
+# --- the cache that jobs share -----------------------------------------------------------------------------------
+
+
+def open_cache(job):
+    """The site's cache for a query; one that is off where there is none, or where it cannot be trusted."""
+    place = job.manifest.get("cache")
+    return Cache(place if job.manifest["kind"] == "query" else None)
+
+
+class Cache(object):
+    """Spans that jobs fetched, in a folder that they share; docs/node-protocol.md has its files and rules.
+
+    An entry is right in every byte, or it is none: its checksum covers which bytes of which object it is. Whatever goes
+    wrong with the folder, the job goes on without it. Several threads use one Cache, several jobs one folder.
+    """
+
+    def __init__(self, place):
+        self.asked = place is not None
+        self.hits = 0
+        self.bytes = 0  # that came from it
+        self.names = set()  # type: set[str]  # of the entries that this job took or made
+        self.lock = threading.Lock()
+        self.folder = None  # its descriptor; None: the cache is off
+        if place is None:
+            return
+        self.path = place["folder"]
+        try:
+            self.folder = open_shared(self.path)
+            self.room = Room(self.folder, place["bytes"])
+        except OSError as exc:
+            say_not_used(self.path, exc)
+
+    def give_up(self, exc):
+        """No more of it in this job, which is said once. The descriptor stays open: another thread may be at it."""
+        with self.lock:
+            if self.folder is not None:
+                self.folder = None
+                say_not_used(self.path, exc)
+
+    def take(self, copy, span, progress):
+        """Whether the span was there; then it is in the copy. What is no whole entry is removed."""
+        name, folder = entry_name(copy, span), self.folder
+        if folder is None or name is None:
+            return False
+        try:
+            with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=folder), "rb", 0) as entry:
+                found = self.read(entry, name, copy, span)
+                if found:
+                    self.touch(entry)
+            if not found:
+                say("an entry of the cache is damaged, and removed: %s" % name)
+                remove(name, folder)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, errno.ESTALE):  # gone, or removed by another node while it was read
+                self.give_up(exc)
+            return False
+        if found:
+            progress.add(span.length)
+            with self.lock:
+                self.names.add(name)
+                self.hits += 1
+                self.bytes += span.length
+        return found
+
+    @staticmethod
+    def read(entry, name, copy, span):
+        """Brings an entry into the copy; False where it is not what was written, byte for byte."""
+        if os.fstat(entry.fileno()).st_size != span.length + CACHE_DIGEST_BYTES:
+            return False
+        digest = hashlib.sha256(name.encode("ascii"))
+        with open(copy.path, "r+b", buffering=0) as file:
+            for at in range(0, span.length, COPY_BYTES):
+                data = os.pread(entry.fileno(), min(COPY_BYTES, span.length - at), at)
+                digest.update(data)
+                write_at(file, copy.path, data, span.at + at)
+        return os.pread(entry.fileno(), CACHE_DIGEST_BYTES, span.length) == digest.digest()
+
+    def touch(self, entry):
+        """Notes that it was of use."""
+        try:
+            if os.fstat(entry.fileno()).st_mtime < time.time() - CACHE_TOUCH_EVERY_S:
+                os.utime(entry.fileno())
+        except OSError as exc:
+            self.give_up(exc)
+
+    def keep(self, copy):
+        """Adds what was fetched of a copy that has been found to be right, as far as there is room for it."""
+        for span in copy.spans():
+            name, folder = entry_name(copy, span), self.folder
+            if folder is None or name is None or name in self.names:
+                continue
+            try:
+                self.add(name, folder, copy, span)
+            except OSError as exc:
+                self.give_up(exc)
+
+    def add(self, name, folder, copy, span):
+        size = charge(span.length + CACHE_DIGEST_BYTES)
+        if is_there(name, folder) or not self.room.take(size):
+            return
+        try:
+            write_entry(name, folder, copy, span)
+        finally:
+            self.room.written(size)
+        with self.lock:
+            self.names.add(name)
+
+    def close(self):
+        """Ends the job's use of it, and gives back the room that it has not used. Returns the names of its entries."""
+        with self.lock:
+            folder, self.folder = self.folder, None
+        if folder is not None:
+            try:
+                self.room.give_back()
+            except OSError as exc:
+                say_not_used(self.path, exc)
+        with self.lock:
+            return sorted(self.names)
+
+
+class Room(object):
+    """How much jobs may add to the folder: each reserves room before it writes, so that all together keep to the limit.
+
+    The file `account` says how many bytes are there or reserved, and who changes it holds a lock on it. What a job has
+    reserved is in a file `room-…` of its own as well, for a count of the folder.
+    """
+
+    def __init__(self, folder, limit):
+        self.folder = folder
+        self.limit = limit
+        self.reserved = 0  # by this job, in all
+        self.free = 0  # of this, not yet used
+        self.in_use = 0  # of this, for entries that are being written
+        self.closed = False  # to this job
+        self.ticket = "room-" + secrets.token_hex(8)
+        self.lock = threading.Lock()
+
+    def take(self, size):
+        """Whether an entry of that size may be written now. Raises OSError."""
+        with self.lock:
+            if self.free < size and not self.closed:
+                self.closed = not self.reserve(max(size, min(CACHE_STEP_BYTES, self.limit // 64)))
+            if self.free < size:
+                return False
+            self.free -= size
+            self.in_use += size
+            return True
+
+    def written(self, size):
+        with self.lock:
+            self.in_use -= size
+
+    def reserve(self, wanted):
+        """Whether there is room. No job gets more than half of all: it would push out what the others use."""
+        account = lock_account(self.folder) if self.reserved + wanted <= self.limit // 2 else None
+        if account is None:
+            return False
+        with account:
+            total, counted = read_account(account)
+            if total is None or total + wanted > self.limit:
+                total, counted = self.make_room(wanted), time.time()
+            granted = total + wanted <= self.limit
+            if granted:
+                self.reserved += wanted
+                self.free += wanted
+                self.write_ticket()
+            write_account(account, total + wanted * granted, counted)
+            return granted
+
+    def write_ticket(self):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with os.fdopen(os.open(self.ticket, flags, 0o600, dir_fd=self.folder), "wb") as file:
+            file.write(b"%d" % (self.free + self.in_use))
+
+    def make_room(self, wanted):
+        """Removes leftovers, and, where it is needed, what was used longest ago. The bytes that are left."""
+        total = 0
+        entries = []
+        for name in os.listdir(self.folder):
+            about = status_of(name, self.folder)
+            if about is None:
+                continue
+            if re.match(r"^[0-9a-f]{64}$", name):
+                entries.append((about.st_mtime, charge(about.st_size), name))
+                total += charge(about.st_size)
+            elif name.startswith(("new-", "room-")):
+                if about.st_mtime < time.time() - CACHE_DAY_S:
+                    remove(name, self.folder)
+                elif name.startswith("room-"):
+                    total += read_ticket(name, self.folder)
+        if total + wanted > self.limit:
+            goal = self.limit * 9 // 10 - wanted  # or the next job would have to count all again
+            for _, size, name in sorted(entries):
+                if total > goal:
+                    remove(name, self.folder)
+                    total -= size
+        return total
+
+    def give_back(self):
+        """To be called at the end, when nothing is written any more. Raises OSError."""
+        if not self.reserved:
+            return
+        with self.lock:
+            account = lock_account(self.folder)
+            remove(self.ticket, self.folder)
+            if account is None:
+                return
+            with account:
+                total, counted = read_account(account)
+                if total is not None:
+                    write_account(account, max(0, total - self.free), counted)
+
+
+def open_shared(path):
+    """A descriptor of the folder, which is made if missing. Raises OSError, also where others could write to it."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    about = os.fstat(folder)
+    if about.st_uid != os.geteuid() or about.st_mode & 0o022:
+        os.close(folder)
+        raise PermissionError(errno.EPERM, "it belongs to another user, or others may write to it")
+    return folder
+
+
+def say_not_used(path, exc):
+    say("the cache in %s is not used: %s" % (path, exc.strerror or exc))
+
+
+def entry_name(copy, span):
+    """A digest of which bytes of which version of which object they are; None where that is not known for sure."""
+    if not copy.etag:
+        return None
+    url = urllib.parse.urlsplit(copy.request["url"])
+    version = urllib.parse.parse_qs(url.query).get("versionId")
+    identity = [url.netloc, url.path, version, copy.etag, copy.size, span.start, span.length]
+    return hashlib.sha256(json.dumps(identity).encode("utf-8")).hexdigest()
+
+
+def write_entry(name, folder, copy, span):
+    """The bytes and their checksum, under the entry's name only when all is there. Raises OSError."""
+    new = "new-" + secrets.token_hex(8)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        with os.fdopen(os.open(new, flags, 0o600, dir_fd=folder), "wb") as entry, open(copy.path, "rb") as source:
+            digest = hashlib.sha256(name.encode("ascii"))
+            source.seek(span.at)
+            for at in range(0, span.length, COPY_BYTES):
+                data = source.read(min(COPY_BYTES, span.length - at))
+                digest.update(data)
+                entry.write(data)
+            entry.write(digest.digest())
+        os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        remove(new, folder)
+        raise
+
+
+def charge(size):
+    """What a file of that size counts for, bytes."""
+    return max(size, CACHE_LEAST_BYTES)
+
+
+def status_of(name, folder):
+    """As os.stat has it, or None where there is no such file."""
+    try:
+        return os.stat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+
+
+def is_there(name, folder):
+    return status_of(name, folder) is not None
+
+
+def remove(name, folder):
+    """Removes a file, unless somebody else was faster."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        pass
+
+
+def lock_account(folder):
+    """The account, for us alone until it is closed; None where others have it for long. Raises OSError."""
+    account = os.fdopen(os.open("account", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=folder), "r+b", 0)
+    until = time.monotonic() + CACHE_LOCK_FOR_S
+    try:
+        while True:
+            try:
+                fcntl.flock(account.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return account
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    account.close()
+                    return None
+                time.sleep(0.02)
+    except BaseException:
+        account.close()
+        raise
+
+
+def read_account(account):
+    """(bytes, when they were counted); (None, None) where it is new, torn, or too old to go by."""
+    try:
+        said = json.loads(os.pread(account.fileno(), 1 << 10, 0).decode("ascii"))
+        if abs(time.time() - said["counted"]) < CACHE_DAY_S:
+            return int(said["bytes"]), said["counted"]
+    except (ValueError, KeyError, TypeError):
+        pass
+    return None, None
+
+
+def write_account(account, total, counted):
+    account.truncate(0)
+    os.pwrite(account.fileno(), json.dumps({"bytes": total, "counted": counted}).encode("ascii"), 0)
+
+
+def read_ticket(name, folder):
+    """How much another job has reserved; nothing, where it has ended meanwhile or is about to say so."""
+    try:
+        with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=folder), "rb") as file:
+            return int(file.read() or 0)
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def forget_entries(job):
+    """Removes what this job took or added: its input was damaged, perhaps on the way from S3 to whoever added it."""
+    names = job.state.get("entries")
+    if not names:
+        return
+    try:
+        folder = open_shared(job.manifest["cache"]["folder"])
+        for name in names:
+            remove(name, folder)
+        os.close(folder)
+    except OSError as exc:
+        say_not_used(job.manifest["cache"]["folder"], exc)
+
+
 # --- parts of files ----------------------------------------------------------------------------------------------
 
 
@@ -1043,6 +1415,9 @@ class PartialCopy(Copy):
     def needed(self):
         return 2 * sum(span[1] for span in self.part["spans"])
 
+    def clear(self):
+        os.unlink(self.path)
+
     def conclude(self):
         """The small file and its index."""
         with open(self.path, "rb", buffering=0) as source, open_private(self.made) as file:
@@ -1058,7 +1433,6 @@ class PartialCopy(Copy):
             for begin in range(0, len(index), CONTENT_BYTES):
                 file.write(pack_block(index[begin : begin + CONTENT_BYTES]))
             file.write(BGZF_END)
-        os.unlink(self.path)
 
 
 def bytes_fetched(entry):
@@ -1714,7 +2088,7 @@ def run(job):
         pipeline.run()
     counts = {"lines": pipeline.text.lines} if pipeline.text is not None else complete(job, processes[-1].output)
     job.state["commands"] = [shown_argv(process) for process in processes]
-    job.state["counts"] = counts
+    job.state["counts"] = dict(counts, **(job.state.get("staged") or {}))
     job.record_time("running_s", started)
     job.state.save()
     counted = ", ".join("%d %s" % (counts[name], name) for name in sorted(counts))

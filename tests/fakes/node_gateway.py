@@ -74,7 +74,10 @@ class StoredOutput:
 
 
 class NodeGateway:
-    """The server. `calls` is what the node said, in order; `outputs` what it pushed, by name."""
+    """The server. `calls` is what the node said, in order; `outputs` what it pushed, by name.
+
+    `cache`: what the manifest says of the cache that jobs share.
+    """
 
     def __init__(self, kind: str = "query", part_size: int = 1 << 20, retry_for_s: float = 30) -> None:
         self.faults = Faults()
@@ -88,6 +91,7 @@ class NodeGateway:
         self.gets: list[tuple[str, str]] = []  # key, Range
         self.generation = 1
         self.claimant: str | None = None
+        self.cache: dict[str, Any] | None = None
         self._announced: dict[str, dict[str, Any]] = {}
         self._parts: dict[tuple[str, int], bytes] = {}
         self._lock = threading.Lock()
@@ -190,6 +194,7 @@ class NodeGateway:
             "part_size": self.part_size,
             "retry_for_s": self.retry_for_s,
             "provenance": {"query": "as it was asked"},
+            "cache": self.cache,
         }
         return 200, manifest
 

@@ -28,6 +28,7 @@ from divbase_gateway.ports import ObjectStore, Sighting, Submission
 from divbase_gateway.reconciler import Pace, Reconciler
 from divbase_gateway.s3.store import S3Store
 from divbase_gateway.services import manifests
+from divbase_gateway.services.policy import NodeCache
 from divbase_gateway.settings import DatabaseSettings, JobSettings, S3Settings, SchedulerSettings, Settings
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
@@ -644,6 +645,32 @@ def test_doctor_finds_out_what_the_store_does(world: World, seaweed: S3Endpoint)
     assert found["manifest"]["conditional PUT"].ok
     assert world.bucket in found["manifest"]["conditional PUT"].words
     assert [each.key for each in world.store.list_versions(world.bucket)] == before
+
+
+# --- the cache that jobs share -------------------------------------------------------------------------------------
+
+
+def test_a_job_that_has_all_from_the_cache(world: World) -> None:
+    """Guards: the cache reaches jobs by the manifest, and the second asks a real S3 for no byte of its inputs."""
+    cache = NodeCache(str(world.path / "cache"), 10**9)
+    world.restart(cache=cache)
+    results = []
+    for name in ("first", "second"):
+        job = world.submit(fresh=True)
+        assert world.manifest(job)["cache"] == {"folder": cache.folder, "bytes": cache.bytes}
+        world.door.passed.clear()
+        status, log = world.start(job, name).wait()
+        world.settle(job, status)
+        assert world.end(job) == ("SUCCEEDED", None), log
+        results.append(world.store.read(world.bucket, f"results/{job}/result.vcf.gz", None, 0, 1 << 20))
+    read = [each.path for each in world.door.passed if each.method == "GET" and "a.vcf.gz" in each.path]
+    assert (read, results[1]) == ([], results[0])
+    assert "of it from the cache (2 spans)" in log
+
+
+def test_no_cache_in_a_manifest_unless_the_site_has_one(world: World) -> None:
+    """Guards: off by default."""
+    assert world.manifest(world.submit())["cache"] is None
 
 
 # --- the whole, with the embedded scheduler ------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 import pysam.bcftools
 import pytest
+from divbase_gateway.api.app import create_app
 from divbase_gateway.db.models import FileRow, FileVersionRow, IndexMapRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain import estimates
@@ -22,10 +23,12 @@ from divbase_gateway.domain.queries import QueryRequest, Selection
 from divbase_gateway.reconciler import Pace, Reconciler
 from divbase_gateway.services.files import catalogue_of
 from divbase_gateway.services.index_maps import MapCache
+from divbase_gateway.services.policy import NodeCache
 from divbase_gateway.services.queries import plan_query
 from httpx import Response
 from sqlalchemy import delete, select, update
 
+from tests.api import ApiClient
 from tests.fakes.scheduler import FakeScheduler
 from tests.lab import Lab, lab_in_memory
 from tests.small_file import assemble
@@ -168,6 +171,17 @@ def test_the_node_is_told_which_part_to_read(lab: Lab, files: Files, tmp_path: P
     assert pysam.bcftools.view("-H", "-r", REGION, str(small)) == pysam.bcftools.view("-H", "-r", REGION, str(files.a))
     (recorded,) = manifest["provenance"]["inputs"]
     assert recorded["part"] == {"spans": one["part"]["spans"]}
+
+
+@pytest.mark.parametrize("mode", ["gateway", "manifest"])
+def test_the_node_is_told_of_the_cache(lab: Lab, mode: Mode) -> None:
+    """Guards: it is off unless the site has one, whose folder and limit reach the node in both modes."""
+    assert submit(lab, mode, command="view -r chr1")["cache"] is None
+    policy = replace(lab.api.gateway.policy, cache=NodeCache("/scratch/divbase", 10**9))
+    lab.api.gateway = replace(lab.api.gateway, policy=policy)
+    lab.api.client = ApiClient(create_app(lab.api.gateway), raise_server_exceptions=False)
+    told = submit(lab, mode, command="view -r chr2")["cache"]
+    assert told == {"folder": "/scratch/divbase", "bytes": 10**9}
 
 
 @pytest.mark.parametrize("mode", ["gateway", "manifest"])

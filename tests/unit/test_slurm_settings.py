@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from divbase_gateway.bootstrap import SystemClock, build_scheduler, job_policy
 from divbase_gateway.domain.allocations import Labels
-from divbase_gateway.settings import InvalidSettings, SchedulerSettings, Settings
+from divbase_gateway.services.policy import NodeCache
+from divbase_gateway.settings import InvalidSettings, JobSettings, SchedulerSettings, Settings
 from divbase_gateway.slurm.scheduler import CliScheduler
 from pydantic import ValidationError
 
@@ -78,3 +79,12 @@ def test_settings_reach_the_cluster_through_ssh(tmp_path: Path) -> None:
         scheduler.close()
         sshd.stop()
         cluster.close()
+
+
+def test_the_cache_of_the_nodes() -> None:
+    """It is off unless its folder is named, which every node must understand alike."""
+    assert job_policy(Settings()).cache is None
+    chosen = Settings(jobs=JobSettings.model_validate({"cache_dir": "/scratch/divbase", "cache_gb": 3}))
+    assert job_policy(chosen).cache == NodeCache("/scratch/divbase", 3_000_000_000)
+    with pytest.raises(InvalidSettings, match=r"jobs.cache_dir. must be an absolute path, and 'scratch'"):
+        job_policy(Settings(jobs=JobSettings.model_validate({"cache_dir": "scratch"})))

@@ -68,6 +68,11 @@ class NodeInput(models.Answer):
     begins: list[int]
 
 
+class NodeCache(models.Answer):
+    folder: str
+    bytes: int
+
+
 class Manifest(models.Answer):
     job: str
     attempt: int
@@ -76,6 +81,7 @@ class Manifest(models.Answer):
     part_size: int
     retry_for_s: int
     provenance: dict[str, Any]
+    cache: NodeCache | None
 
 
 class FreshUrl(models.Answer):

@@ -24,7 +24,7 @@ from divbase_gateway.domain.repairs import KIND as REPAIR
 from divbase_gateway.ports import Audience, ObjectStore, Part, PresignedRequest
 from divbase_gateway.services.jobs import set_state
 from divbase_gateway.services.plans import file_plan_of, query_plan_of
-from divbase_gateway.services.policy import JobPolicy
+from divbase_gateway.services.policy import JobPolicy, NodeCache
 
 LOG_TAIL_CHARS = 16 * 1024
 
@@ -72,6 +72,7 @@ class Manifest:
     part_size: int
     retry_for_s: int
     provenance: dict[str, Any]
+    cache: NodeCache | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ def manifest_of(attempt: AttemptRow, store: ObjectStore, policy: JobPolicy) -> M
         part_size=policy.part_size,
         retry_for_s=policy.retry_for_s,
         provenance=provenance_of(job),
+        cache=policy.cache,
     )
 
 

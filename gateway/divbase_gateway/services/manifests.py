@@ -100,6 +100,7 @@ def sign(job: JobRow, number: int, store: ObjectStore, policy: JobPolicy) -> Sig
         "part_size": policy.part_size,
         "retry_for_s": policy.retry_for_s,
         "provenance": provenance_of(job),
+        "cache": asdict(policy.cache) if policy.cache else None,
         "expires_at": int(may_claim.expires_at.timestamp()),  # the first to expire
         "claim": {
             "put": asdict(may_claim),

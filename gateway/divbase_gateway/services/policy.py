@@ -10,6 +10,14 @@ from divbase_gateway.domain.allocations import Ceilings, Labels, Limits
 
 
 @dataclass(frozen=True)
+class NodeCache:
+    """Where jobs share the bytes that they fetch: an absolute folder on their nodes, which never has more `bytes`."""
+
+    folder: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class JobPolicy:
     """How jobs are run at this site.
 
@@ -24,6 +32,7 @@ class JobPolicy:
         manifest_expiry: how long the URLs of a manifest work: from submission to the last output of the job.
         retry_for_s: how long a node keeps asking a gateway or store that does not answer, in seconds.
         part_size: of multipart results, bytes.
+        cache: the folder on the nodes in which jobs share what they fetch, and its largest size in bytes.
         prologue: shell lines of the site, such as `module load bcftools`.
         labels: SLURM's account and so on, for projects that have none of their own.
         ceilings: of one job, for projects that have none of their own.
@@ -41,6 +50,7 @@ class JobPolicy:
     manifest_expiry: timedelta = timedelta(days=7)
     retry_for_s: int = 600
     part_size: int = 64 * 1024 * 1024
+    cache: NodeCache | None = None
     prologue: tuple[str, ...] = ()
     labels: Labels = field(default_factory=Labels)
     ceilings: Ceilings = field(default_factory=Ceilings)
