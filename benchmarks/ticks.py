@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from divbase_gateway.bootstrap import spare_the_collector
 from divbase_gateway.db import migrate
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.jobs import JobState
@@ -107,6 +108,7 @@ def measure(folder: Path, quick: bool) -> Section:
     counts = (10, 100, 1000) if quick else (10, 1000, 10_000)
     rounds = 3 if quick else 5
     tables, raw = [], {}
+    spare_the_collector()  # as every gateway does once it is built
     for kind, databases in (("SQLite", _sqlite(folder)), ("PostgreSQL", _postgresql(folder))):
         say(kind)
         rows = []

@@ -207,6 +207,7 @@ def _serve(gateway: bootstrap.Gateway, listener: socket.socket | None = None) ->
         server_header=False,
         timeout_graceful_shutdown=5,
     )
+    bootstrap.spare_the_collector()
     # uvicorn raises the signal again once it has shut down, and that is how both commands are meant to end.
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=None if listener is None else [listener])

@@ -40,7 +40,7 @@ class Submission:
     minutes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SlurmRef:
     """The identity of a job at the scheduler: never the id alone, because ids wrap.
 
@@ -51,6 +51,10 @@ class SlurmRef:
     job_id: str
     name: str
     submitted_at: datetime
+
+    def __hash__(self) -> int:
+        """Of the name alone, which is unique: a look finds every job by its reference several times."""
+        return hash(self.name)
 
 
 @dataclass(frozen=True)

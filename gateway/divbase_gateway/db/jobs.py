@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Select, TextClause, bindparam, func, select, text, update
 from sqlalchemy.orm import Session, contains_eager, defer, joinedload, load_only, selectinload
 
+from divbase_gateway.db.bulk import update_each
 from divbase_gateway.db.models import AttemptRow, FileVersionRow, JobRow, ProjectRow, UserRow
 from divbase_gateway.domain.files import FileState
 from divbase_gateway.domain.jobs import ENDS, JobState
@@ -200,13 +201,14 @@ _AT_SCHEDULER = (
 
 def attempts_at_scheduler(session: Session) -> list[AtScheduler]:
     """The current attempt of every job that the scheduler has."""
-    found = session.execute(
+    query = (
         select(*_AT_SCHEDULER)
         .join(AttemptRow.job)
         .join(JobRow.project)
         .where(*_is_at_scheduler(), AttemptRow.submitted_at.is_not(None), AttemptRow.cluster.is_not(None))
         .order_by(AttemptRow.id)
     )
+    found = session.connection().execute(query)  # not by the session, which looks at each row for objects of its own
     return [AtScheduler._make(row) for row in found]
 
 
@@ -307,27 +309,49 @@ def mark_seen(session: Session, seen: Sequence[int], unseen: Sequence[int], at: 
             session.execute(statement.where(JobRow.id.in_(seen[start : start + 10_000])))
 
 
+class Standing(NamedTuple):
+    """How an attempt waits, by its row id. The last three move all the time."""
+
+    id: int
+    slurm_state: str | None
+    slurm_reason: str | None
+    slurm_source: str | None
+    partition: str | None
+    expected_start: datetime | None
+    queue_place: int | None
+    queue_length: int | None
+
+
+class Move(NamedTuple):
+    """Where an attempt waits by now, the rest as before."""
+
+    id: int
+    expected_start: datetime | None
+    queue_place: int | None
+    queue_length: int | None
+
+
+class Mark(NamedTuple):
+    """Why a job, by its row id, will not start by itself; None: no more."""
+
+    id: int
+    stuck: str | None
+
+
 def write_waiting(
-    session: Session,
-    told: Sequence[dict[str, Any]],
-    moved: Sequence[dict[str, Any]],
-    stuck: Sequence[dict[str, Any]],
+    session: Session, told: Sequence[Standing], moved: Sequence[Move], marked: Sequence[Mark], at: datetime
 ) -> None:
     """Write what was seen of attempts that wait, and the marks of their jobs: a statement each, however many.
 
+    An attempt that was claimed or is over in the meantime stays as it is.
+
     Args:
-        told, moved: `attempt` is the row's id, the rest are columns, in each list the same. One that was claimed or is
-            over in the meantime stays as it is.
-        stuck: `job`, the row's id, and `words`.
+        at: when they were seen, noted with those of which something is told.
     """
-    connection = session.connection()
-    for attempts in filter(None, (told, moved)):
-        waits = (AttemptRow.id == bindparam("attempt"), AttemptRow.claimed_at.is_(None), AttemptRow.outcome.is_(None))
-        columns: dict[str, Any] = {name: bindparam(name) for name in attempts[0] if name != "attempt"}
-        connection.execute(update(AttemptRow).where(*waits).values(columns), attempts)
-    if stuck:
-        update_jobs = update(JobRow).where(JobRow.id == bindparam("job"), JobRow.state == JobState.QUEUED)
-        connection.execute(update_jobs.values(stuck=bindparam("words")), stuck)
+    waits = (AttemptRow.claimed_at.is_(None), AttemptRow.outcome.is_(None))
+    update_each(session, AttemptRow, Standing._fields, told, *waits, constants={"last_seen_at": at})
+    update_each(session, AttemptRow, Move._fields, moved, *waits)
+    update_each(session, JobRow, Mark._fields, marked, JobRow.state == JobState.QUEUED)
 
 
 def find_attempt(session: Session, job: str, number: int) -> AttemptRow | None:

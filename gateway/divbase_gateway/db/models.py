@@ -5,6 +5,7 @@ Every time column is an aware UTC datetime, on SQLite too. Lists and plans are J
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,6 +47,20 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None]:
+        """`process_result_value` after the driver's own, as one function: rows have many times, most of them None."""
+        parsed = self.impl_instance.result_processor(dialect, coltype)
+
+        def process(value: Any) -> datetime | None:
+            if value is None:
+                return None
+            moment = value if parsed is None else parsed(value)
+            if not isinstance(moment, datetime):
+                raise TypeError(f"the database has {value!r} where a time should be")
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+        return process
 
 
 class Base(DeclarativeBase):

@@ -42,7 +42,7 @@ _START_GRACE = timedelta(minutes=30)
 """How long after its time limit a running job that nobody hears of is given up."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tracked:
     """An attempt that the scheduler has, as it was when we asked.
 
@@ -81,24 +81,27 @@ def tracked_attempts(session: Session) -> list[Tracked]:
     """Every attempt that the scheduler has and that is not settled: two queries, whatever their number."""
     found = rows.attempts_at_scheduler(session)
     reported = {each.id: each for each in rows.reported_attempts(session)}
-    tracked = [
-        Tracked(
-            job_id=row.job_id,
-            number=row.number,
-            ref=SlurmRef(row.cluster, row.slurm_job_id, row.slurm_name, row.submitted_at),
-            project_bucket=row.bucket,
-            cancel_wanted=row.cancel_wanted,
-            cancel_sent=row.cancel_sent,
-            reported=None,
-            row=row,
-        )
-        for row in found
-    ]
+    tracked = [_tracked(row) for row in found]
+    if not reported:
+        return tracked
     told = [reported.get(each.row.attempt_id) for each in tracked]
     return [
         each if attempt is None else with_report(each, attempt, attempt.job)
         for each, attempt in zip(tracked, told, strict=True)
     ]
+
+
+def _tracked(row: rows.AtScheduler) -> Tracked:
+    return Tracked(
+        job_id=row.job_id,
+        number=row.number,
+        ref=SlurmRef(row.cluster, row.slurm_job_id, row.slurm_name, row.submitted_at),
+        project_bucket=row.bucket,
+        cancel_wanted=row.cancel_wanted,
+        cancel_sent=row.cancel_sent,
+        reported=None,
+        row=row,
+    )
 
 
 def with_report(tracked: Tracked, attempt: AttemptRow, job: JobRow) -> Tracked:

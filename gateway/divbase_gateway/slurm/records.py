@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from divbase_gateway.domain.jobs import Phase, phase_of
 from divbase_gateway.ports import Sighting
@@ -40,6 +40,11 @@ class JobRecord:
     name: str
     submitted_at: datetime
     sighting: Sighting
+
+    @cached_property
+    def identity(self) -> tuple[str, str]:
+        """Names are random, so id and name make one job; an id alone comes back when the ids wrap."""
+        return self.job_id, self.name
 
 
 def has_ended(sighting: Sighting) -> bool:

@@ -140,10 +140,16 @@ class SlurmScheduler(ABC):
         if not refs:
             return Observation(at)
         queue = _by_identity(self._squeue(wanted={ref.job_id for ref in refs}))
-        alive = {ref: seen for ref in refs if (seen := queue.get(_identity(ref))) and not has_ended(seen)}
-        over = [ref for ref in refs if ref not in alive]
+        found: dict[SlurmRef, Sighting] = {}
+        over: list[SlurmRef] = []
+        for ref in refs:
+            sighting = queue.get((ref.job_id, ref.name))
+            if sighting is None or has_ended(sighting):
+                over.append(ref)
+            else:
+                found[ref] = sighting
         accounts = self._accounts_of(over[:_MOST_ENDED])
-        found, unjudged = dict(alive), set(over[_MOST_ENDED:])
+        unjudged = set(over[_MOST_ENDED:])
         for ref in over[:_MOST_ENDED]:
             sighting = _end_of(ref, queue, accounts, at)
             if sighting is not None:
@@ -236,11 +242,6 @@ class CliScheduler(SlurmScheduler):
         return self._runner.run(argv, self._commands.environment, timeout_s)
 
 
-def _identity(ref: SlurmRef) -> tuple[str, str]:
-    """Names are random, so id and name make one job; an id alone comes back when the ids wrap."""
-    return ref.job_id, ref.name
-
-
 def _end_of(
     ref: SlurmRef,
     queue: Mapping[tuple[str, str], Sighting],
@@ -248,12 +249,18 @@ def _end_of(
     now: datetime,
 ) -> Sighting | None:
     """A job that is not alive: squeue's word while accounting is away, both together while it answers."""
-    last = queue.get(_identity(ref))
-    return last if accounts is None else merged(last, accounts.get(_identity(ref)), now)
+    identity = ref.job_id, ref.name
+    last = queue.get(identity)
+    return last if accounts is None else merged(last, accounts.get(identity), now)
 
 
 def _by_identity(records: Iterable[JobRecord]) -> dict[tuple[str, str], Sighting]:
-    grouped: dict[tuple[str, str], list[JobRecord]] = {}
+    """By `JobRecord.identity`. Few jobs have more than one record: only those are gathered."""
+    first: dict[tuple[str, str], JobRecord] = {}
+    tasks: dict[tuple[str, str], list[JobRecord]] = {}
     for record in records:
-        grouped.setdefault((record.job_id, record.name), []).append(record)
-    return {identity: whole_job(group) for identity, group in grouped.items()}
+        known = first.setdefault(record.identity, record)
+        if known is not record:
+            tasks.setdefault(record.identity, [known]).append(record)
+    found = {identity: record.sighting for identity, record in first.items()}
+    return found | {identity: whole_job(group) for identity, group in tasks.items()}
