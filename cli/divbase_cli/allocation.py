@@ -1,4 +1,4 @@
-"""Commands about what a project may charge and use at the cluster, and what it used. It knows no route and no rule."""
+"""Commands about what a project may charge, use and keep, and what it used. It knows no route and no rule."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import typer
 from divbase_cli.command import command, group
 from divbase_cli.completion import complete_projects
 from divbase_cli.failure import UsageError
-from divbase_cli.quantities import parse_memory, parse_minutes, shown_memory, shown_minutes
+from divbase_cli.output import size
+from divbase_cli.quantities import parse_memory, parse_minutes, parse_size, shown_memory, shown_minutes
 from divbase_cli.session import Session
 
 if TYPE_CHECKING:
     from divbase_client.models import Allocation, AllocationValues
 
-app = group("allocation", "What a project may charge and use at the cluster.")
+app = group("allocation", "What a project may charge and use at the cluster, and keep.")
 
 MaybeName = Annotated[
     str | None,
@@ -32,6 +33,7 @@ _FIELDS = {
     "max-time": "max_minutes",
     "max-open-jobs": "max_open_jobs",
     "core-hours": "core_hours_a_month",
+    "max-size": "max_bytes",
 }
 """What the options are called on the wire."""
 
@@ -66,6 +68,9 @@ def set_(
     ] = None,
     max_open_jobs: Annotated[int | None, typer.Option(help="Most query jobs that have not ended.", min=0)] = None,
     core_hours: Annotated[float | None, typer.Option(help="Most core-hours a month.", min=0)] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="Most that files, their versions and results take, e.g. 500GB, 2TB.")
+    ] = None,
     clear: Annotated[
         list[str] | None,
         typer.Option(metavar="OPTION", help=f"Take the project's own value away: {', '.join(_FIELDS)}; repeatable."),
@@ -82,6 +87,7 @@ def set_(
         "max-time": None if max_time is None else parse_minutes(max_time, "--max-time"),
         "max-open-jobs": max_open_jobs,
         "core-hours": core_hours,
+        "max-size": None if max_size is None else parse_size(max_size, "--max-size"),
     }
     changes = {option: value for option, value in given.items() if value is not None}
     _print(session, _change(session, name or session.project, changes, clear or ()))
@@ -126,6 +132,7 @@ _LINES = (
     ("Time of one job", "max_minutes", "no limit"),
     ("Open query jobs", "max_open_jobs", "no limit"),
     ("Core-hours a month", "core_hours_a_month", "no limit"),
+    ("Files and results", "max_bytes", "no limit"),
 )
 
 
@@ -140,7 +147,12 @@ def _value(values: AllocationValues, field: str) -> object:
     value = getattr(values, field)
     if value is None:
         return None
-    shown = {"max_memory_mb": shown_memory, "max_minutes": shown_minutes, "core_hours_a_month": "{:.12g}".format}
+    shown = {
+        "max_memory_mb": shown_memory,
+        "max_minutes": shown_minutes,
+        "core_hours_a_month": "{:.12g}".format,
+        "max_bytes": size,
+    }
     return shown[field](value) if field in shown else value
 
 

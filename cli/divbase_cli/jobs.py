@@ -12,6 +12,7 @@ from divbase_cli.command import command, group
 from divbase_cli.completion import complete_jobs
 from divbase_cli.failure import CommandFailed, ExitCode
 from divbase_cli.files import print_downloads
+from divbase_cli.keeping import kept, mark, warn
 from divbase_cli.output import seconds, size
 from divbase_cli.progress import JobView, summary, transfer_bars
 from divbase_cli.quantities import parse_memory, parse_minutes, shown_memory, shown_minutes
@@ -54,12 +55,12 @@ def ls(
     from divbase_client.models import JobState
 
     jobs = session.client.jobs.list(session.project, state=JobState(state) if state else None, mine=mine, kind=kind)
-    found = list(islice(jobs, limit or None))
+    found, now = list(islice(jobs, limit or None)), datetime.now(UTC)
     if session.output.as_json:
         session.output.json([one.model_dump(mode="json") for one in found])
         return
     session.output.table(
-        ["JOB", "KIND", "NAME", "STATE", "BY", "CREATED", "ENDED", "REASON"],
+        ["JOB", "KIND", "NAME", "STATE", "BY", "CREATED", "ENDED", "RESULT", "REASON"],
         [
             (
                 one.id,
@@ -69,6 +70,7 @@ def ls(
                 one.created_by,
                 one.created_at,
                 one.ended_at,
+                mark(one, now),
                 one.reason or (short_wait(one) if one.waiting else None),
             )
             for one in found
@@ -96,8 +98,10 @@ def print_job(session: Session, job: JobDetail, *, hint: str | None = None) -> N
             ("Attempt", job.attempt),
             ("Scheduler", slurm),
             ("Reads", f"{size(job.plan.bytes_needed)} of {size(job.plan.bytes_total)}" if job.plan else None),
+            *([("Result kept", kept(job))] if kept(job) else []),
         ]
     )
+    warn(session, job)
     if job.results:
         session.output.text("")
         session.output.table(
@@ -211,6 +215,25 @@ def cancel(session: Session, job: JobId) -> None:
     _print_state(session, session.client.jobs.cancel(session.project, job))
 
 
+@command(app, "pin", example="divbase jobs pin JOB")
+def pin(session: Session, job: JobId) -> None:
+    """Keep a job's result, however long the project keeps others. Pinned again it stays pinned."""
+    _print_kept(session, session.client.jobs.pin(session.project, job))
+
+
+@command(app, "unpin", example="divbase jobs unpin JOB")
+def unpin(session: Session, job: JobId) -> None:
+    """Keep a job's result only as long as the project keeps others, from now on."""
+    _print_kept(session, session.client.jobs.unpin(session.project, job))
+
+
+def _print_kept(session: Session, job: Job) -> None:
+    if session.output.as_json:
+        session.output.json(job.model_dump(mode="json"))
+    else:
+        session.output.text(f"The result of job {job.id} is kept {kept(job) or 'for ever'}.")
+
+
 @command(app, "rerun", example=["divbase jobs rerun JOB --more", "divbase jobs rerun JOB --memory 16G --time 4h"])
 def rerun(
     session: Session,
@@ -219,7 +242,7 @@ def rerun(
     time: Annotated[str | None, typer.Option(help="Time limit to ask for, e.g. 2h; as before if left out.")] = None,
     more: Annotated[bool, typer.Option("--more", help="Ask for double of what ran out: memory or time.")] = False,
 ) -> None:
-    """Try a job again that ended without success, on the same inputs."""
+    """Try a job again, on the same inputs, that ended without success or whose result was removed."""
     memory_mb = None if memory is None else parse_memory(memory, "--memory")
     minutes = None if time is None else parse_minutes(time, "--time")
     again = session.client.jobs.rerun(session.project, job, memory_mb=memory_mb, minutes=minutes, more=more)
@@ -233,7 +256,8 @@ def result(
     download: Annotated[Path | None, typer.Option(help="Folder to download into.", file_okay=False)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files of this machine that differ.")] = False,
 ) -> None:
-    """List the files of a job's result, or download them."""
+    """List the files of a job's result, or download them. Either begins the time anew that the project keeps it for."""
+    warn(session, session.client.jobs.get(session.project, job))
     if download is not None:
         fetch_result(session, job, download, force)
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from divbase_cli import allocation
+from divbase_cli import allocation, keeping
 from divbase_cli.command import command, group
 from divbase_cli.completion import complete_projects
 from divbase_cli.config import save_config
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 app = group("projects", "Projects: one bucket of files each.")
 app.add_typer(allocation.app)
+app.add_typer(keeping.app)
 
 Name = Annotated[str, typer.Argument(help="Name of the project.", show_default=False, autocompletion=complete_projects)]
 MaybeName = Annotated[
@@ -71,8 +72,15 @@ def create(
 
 @command(app, "show", example="divbase projects show vole-2024")
 def show(session: Session, name: MaybeName = None) -> None:
-    """Show one project."""
-    _show(session, session.client.projects.get(name or session.project))
+    """Show one project, and what its files and results take of its room."""
+    project = session.client.projects.get(name or session.project)
+    storage = session.client.projects.storage(project.name)
+    if session.output.as_json:
+        session.output.json({**project.model_dump(mode="json"), "storage": storage.model_dump(mode="json")})
+        return
+    _show(session, project)
+    session.output.text("")
+    keeping.print_storage(session, storage)
 
 
 @command(app, "use", example="divbase projects use vole-2024")

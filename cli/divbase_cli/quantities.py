@@ -1,8 +1,9 @@
-"""Memory and time as people and SLURM write them: `64G`, `2h`, `1d12h`. It knows no command."""
+"""Memory, time and sizes as people and SLURM write them: `64G`, `2h`, `1d12h`, `2TB`. It knows no command."""
 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from math import ceil
 
 from divbase_cli.failure import UsageError
@@ -10,6 +11,7 @@ from divbase_cli.failure import UsageError
 _MEGABYTES = {"M": 1, "G": 1024, "T": 1024 * 1024}
 _MINUTES = {"d": 24 * 60, "h": 60, "m": 1}
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([MGT])(?:i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGTP])B?", re.IGNORECASE)
 _TIME = re.compile(r"(?:(\d+)d)?\s*(?:(\d+)h)?\s*(?:(\d+)m)?", re.IGNORECASE)
 
 
@@ -20,6 +22,17 @@ def parse_memory(text: str, option: str) -> int:
     if megabytes < 1:
         raise UsageError(f"{option} {text!r} is no amount of memory.", hint="Write it as 1500M, 64G or 1.5T.")
     return megabytes
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes; units are powers of 1000, as in everything that is printed. Raises UsageError, which names the option."""
+    found = _SIZE.fullmatch(text.strip())
+    if text.strip() == "0":
+        return 0
+    if found is None:
+        raise UsageError(f"{option} {text!r} is no size.", hint="Write it as 500GB or 1.5TB.")
+    factor: int = 1000 ** ("KMGTP".index(found[2].upper()) + 1)
+    return round(Decimal(found[1]) * factor)
 
 
 def parse_minutes(text: str, option: str) -> int:

@@ -98,7 +98,7 @@ class Connection:
         headers = {"Idempotency-Key": str(uuid.uuid4())} if creates else {}
         return self._read(self._send("POST", path, body=body or Wire(), headers=headers), answer)
 
-    def put(self, path: str, answer: type[A], body: BaseModel) -> A:
+    def put(self, path: str, answer: type[A], body: BaseModel | None = None) -> A:
         return self._read(self._send("PUT", path, body=body), answer)
 
     def patch(self, path: str, answer: type[A], body: BaseModel, *, nulls: bool = False) -> A:

@@ -10,7 +10,7 @@ ClientError
     BadInput             400, 413, 415, 422
     Unauthenticated      401
     NotAllowed           403
-    NotFound             404
+    NotFound             404, 410
     Conflict             409
     TooManyRequests      429, after all retries
     ServerFault          5xx
@@ -124,6 +124,7 @@ _BY_STATUS: dict[int, type[ApiError]] = {
     403: NotAllowed,
     404: NotFound,
     409: Conflict,
+    410: NotFound,
     429: TooManyRequests,
 }
 

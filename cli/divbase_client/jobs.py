@@ -59,10 +59,18 @@ class Jobs:
         """A job that has ended stays as it is."""
         return self._connection.post(path_of("projects", project, "jobs", job, "cancel"), Job)
 
+    def pin(self, project: str, job: str) -> Job:
+        """Keep its result, however long the project keeps others."""
+        return self._connection.put(path_of("projects", project, "jobs", job, "pin"), Job)
+
+    def unpin(self, project: str, job: str) -> Job:
+        """Keep its result only as long as the project keeps others, from now on."""
+        return self._connection.delete(path_of("projects", project, "jobs", job, "pin"), Job)
+
     def rerun(
         self, project: str, job: str, *, memory_mb: int | None = None, minutes: int | None = None, more: bool = False
     ) -> JobDetail:
-        """A new attempt on the same inputs, after an end without success.
+        """A new attempt on the same inputs, after an end without success or where the result was removed.
 
         `memory_mb` and `minutes` are what it asks for, None as much as before; `more` doubles what ran out.
         """

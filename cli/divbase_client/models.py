@@ -163,6 +163,7 @@ class AllocationValues(Answer):
     max_minutes: int | None = Field(description="Of one job")
     max_open_jobs: int | None = Field(description="Query jobs of the project that have not ended")
     core_hours_a_month: float | None
+    max_bytes: int | None = Field(default=None, description="That all files, indexes and results together may take")
 
 
 class Allocation(AllocationValues):
@@ -184,6 +185,7 @@ class AllocationChange(Wire):
     max_minutes: int | None = Field(default=None, ge=1, le=1_000_000)
     max_open_jobs: int | None = Field(default=None, ge=0, le=1_000_000)
     core_hours_a_month: float | None = Field(default=None, ge=0, le=1e9)
+    max_bytes: int | None = Field(default=None, ge=0, le=10**18)
 
 
 class Usage(Answer):
@@ -201,6 +203,56 @@ class Usage(Answer):
     jobs: int = Field(description="Attempts that ran")
     open_jobs: int = Field(description="Query jobs that have not ended")
     max_open_jobs: int | None
+
+
+class Storage(Answer):
+    """What a project keeps in its bucket, in bytes. `limit` and `left` are None where there is no limit."""
+
+    project: str
+    files: int = Field(description="Current versions of files")
+    older_versions: int = Field(description="Older versions, and deleted files")
+    indexes: int = Field(description="Indexes that DivBase has built")
+    results: int = Field(description="Results of queries, with their indexes")
+    records: int = Field(description="Logs and provenance of jobs")
+    open_uploads: int = Field(description="Announced by uploads that are not completed")
+    total: int
+    limit: int | None
+    left: int | None
+
+
+class RetentionChange(Wire):
+    """`days`: 1 to 3650 after the last use of a result, 0 for ever, null as the site says. `dry_run`: only say what
+    would be removed."""
+
+    days: int | None = Field(ge=0, le=3650)
+    dry_run: bool = False
+
+
+class Retention(Answer):
+    """How long results of queries are kept after their last use, and what that removes.
+
+    Attributes:
+        days: the project's own number; 0: for ever; None: as the site says.
+        site_days: the site's; None: for ever.
+        holds_days: what follows from these; None: for ever.
+        grace_until: nothing is removed before, because days became fewer; None where they never did.
+        results, bytes: those that it applies to, all that are not pinned.
+        soon_results, soon_bytes: those of them that are removed within a week unless they are used or pinned.
+        first_at: when the first of them is removed; None: none is.
+        pinned: jobs whose results are kept whatever their age.
+    """
+
+    project: str
+    days: int | None
+    site_days: int | None
+    holds_days: int | None
+    grace_until: datetime | None
+    results: int
+    bytes: int
+    soon_results: int
+    soon_bytes: int
+    first_at: datetime | None
+    pinned: int
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -551,7 +603,8 @@ class Attempt(Answer):
 
 
 class ResultFile(Answer):
-    """`role`: result, index, provenance or log."""
+    """`role`: result, index, provenance or log. Where the job's `results_removed_at` is set, the first two are what
+    there was."""
 
     role: str
     key: str
@@ -591,6 +644,14 @@ class Job(Answer):
     minutes: int = Field(description="Time limit")
     progress: Progress | None
     cancel_requested: bool
+    pinned: bool = Field(default=False, description="Its result is kept whatever its age")
+    expires_at: datetime | None = Field(
+        default=None, description="When its result is removed unless it is used or pinned; None: never"
+    )
+    warn_from: datetime | None = Field(default=None, description="From when on that is called soon")
+    results_removed_at: datetime | None = Field(
+        default=None, description="Since when its result is gone; log and provenance stay"
+    )
 
 
 class JobDetail(Job):

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from divbase_client.connection import Connection, path_of
-from divbase_client.models import Allocation, AllocationChange, NewProject, Project, ProjectChange, Usage
+from divbase_client.models import (
+    Allocation,
+    AllocationChange,
+    NewProject,
+    Project,
+    ProjectChange,
+    Retention,
+    RetentionChange,
+    Storage,
+    Usage,
+)
 
 
 class Projects:
@@ -38,3 +48,17 @@ class Projects:
     def usage(self, name: str, month: str | None = None) -> Usage:
         """Core-hours of a month (`YYYY-MM`, UTC), the present one if left out."""
         return self._connection.get(path_of("projects", name, "usage"), Usage, {"month": month})
+
+    def storage(self, name: str) -> Storage:
+        """What the project keeps in its bucket, and what is left of its limit."""
+        return self._connection.get(path_of("projects", name, "storage"), Storage)
+
+    def retention(self, name: str) -> Retention:
+        """How long results of queries are kept, and what that is going to remove."""
+        return self._connection.get(path_of("projects", name, "retention"), Retention)
+
+    def set_retention(self, name: str, days: int | None, *, dry_run: bool = False) -> Retention:
+        """For the role MANAGE. `days`: after the last use; 0 for ever, None as the site says. Nothing is removed within
+        a week of a change; with `dry_run` nothing is changed, and the answer is what it would be."""
+        change = RetentionChange(days=days, dry_run=dry_run)
+        return self._connection.put(path_of("projects", name, "retention"), Retention, change)

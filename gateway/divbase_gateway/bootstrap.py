@@ -231,6 +231,8 @@ def job_policy(settings: Settings) -> JobPolicy:
         machine_cores=os.cpu_count() if scheduler.kind == "local" else None,
         project_limits=Limits(limits.open_jobs_per_project, limits.core_hours_per_project_month),
         user_limits=Limits(limits.open_jobs_per_user, limits.core_hours_per_user_month),
+        result_days=jobs.result_days,
+        project_bytes=None if limits.gb_per_project is None else limits.gb_per_project * 1000**3,
     )
 
 

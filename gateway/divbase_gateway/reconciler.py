@@ -27,7 +27,17 @@ from divbase_gateway.domain.errors import (
 )
 from divbase_gateway.domain.jobs import Phase, phase_of
 from divbase_gateway.ports import Clock, ObjectStore, Observation, Scheduler
-from divbase_gateway.services import aftermath, drain, leases, manifests, settlement, submission, waiting
+from divbase_gateway.services import (
+    aftermath,
+    drain,
+    leases,
+    manifests,
+    retention,
+    settlement,
+    submission,
+    uploads,
+    waiting,
+)
 from divbase_gateway.services.collection import Collector
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.services.turns import Turns
@@ -38,6 +48,7 @@ _LEASE = "reconciler"
 _SUBMISSIONS_A_TICK = 200
 _SUBMITTING_S = 30.0
 _LOOSE_ENDS_A_TICK = 200
+_REMOVALS_A_TICK = 50
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,7 @@ class Reconciler:
         self._holder = holder
         self._housekeeping = housekeeping
         self._housekept_at: datetime | None = None
+        self._let_go_at: datetime | None = None
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -396,6 +408,22 @@ class Reconciler:
         if self._housekept_at is None or now - self._housekept_at > timedelta(hours=1):
             self._housekeeping(now)
             self._housekept_at = now
+        if self._let_go_at is None or now >= self._let_go_at:
+            self._let_go_at = now + self._let_go(now)
+
+    def _let_go(self, now: datetime) -> timedelta:
+        """Remove results whose time is over, and uploads that nobody goes on with; how long to wait for the next time.
+
+        A tick takes a few of them: others wait for it.
+        """
+        try:
+            retention.follow_site(self._database, self._policy, now)
+            removed = retention.remove_expired(self._database, self._store, now, _REMOVALS_A_TICK)
+            given_up = uploads.give_up(self._database, self._store, now, _REMOVALS_A_TICK)
+        except StoreUnavailable as error:
+            log.warning("removal.unavailable", error=str(error))
+            return timedelta(minutes=5)
+        return timedelta(0) if max(removed, given_up) >= _REMOVALS_A_TICK else timedelta(hours=1)
 
 
 @contextmanager

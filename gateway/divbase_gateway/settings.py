@@ -184,6 +184,13 @@ class JobSettings(Group):
         "keep what queries fetch for each other; made by the first, mode 0700. Empty: no cache.",
     )
     cache_gb: int = Field(100, ge=1, description="Most that `cache_dir` may hold, in GB (10^9 bytes).")
+    result_days: int | None = Field(
+        None,
+        ge=1,
+        le=3650,
+        description="Days that results are kept after their last use, where their project does not say otherwise; the "
+        "first week after a change nothing is removed. Empty: for ever.",
+    )
     prologue: list[str] = Field(
         default_factory=list,
         description="Lines of shell at the start of every job, for example `module load bcftools`.",
@@ -215,6 +222,12 @@ class LimitSettings(Group):
     )
     core_hours_per_project_month: float | None = Field(
         None, ge=0, description="The same of one project, where it has no number of its own. Empty: no limit."
+    )
+    gb_per_project: int | None = Field(
+        None,
+        ge=0,
+        description="GB (10^9 bytes) that files, their older versions, indexes and results of one project may take, "
+        "where it has no number of its own. Empty: no limit.",
     )
     max_cores: int | None = Field(
         None, ge=1, description="Cores of one job, where its project has no number of its own. Empty: what it asks."

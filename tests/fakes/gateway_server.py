@@ -286,6 +286,14 @@ class FakeGateway:
         self.jobs[name] = {**self.jobs[name], "state": "CANCELLED", "cancel_requested": True}
         return self.jobs[name]
 
+    def pin(self, query: dict[str, str], body: Any, project: str, name: str) -> Any:
+        self.jobs[name] = {**self.jobs[name], "pinned": True}
+        return self.jobs[name]
+
+    def unpin(self, query: dict[str, str], body: Any, project: str, name: str) -> Any:
+        self.jobs[name] = {**self.jobs[name], "pinned": False}
+        return self.jobs[name]
+
     def list_snapshots(self, query: dict[str, str], body: Any, project: str) -> Any:
         return {"items": list(self.snapshots.values())[::-1], "next_cursor": None}
 
@@ -351,6 +359,7 @@ _ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     ("GET", "/projects", lambda gateway, query, body: {"items": [project()], "next_cursor": None}),
     ("POST", "/projects", lambda gateway, query, body: project(body["name"])),
     ("GET", _PROJECT, lambda gateway, query, body, name: project(name)),
+    ("GET", _PROJECT + "/storage", lambda gateway, query, body, name: storage(name)),
     ("GET", _PROJECT + "/files", FakeGateway.list_files),
     ("GET", _PROJECT + "/files/info", FakeGateway.file_info),
     ("GET", _PROJECT + "/files/download", FakeGateway.download),
@@ -373,6 +382,8 @@ _ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     ("GET", _PROJECT + "/jobs/([^/]+)/log", lambda *_: {"text": "line one\nline two\n", "complete": True}),
     ("GET", _PROJECT + "/jobs/([^/]+)/result", FakeGateway.job_result),
     ("POST", _PROJECT + "/jobs/([^/]+)/cancel", FakeGateway.cancel),
+    ("PUT", _PROJECT + "/jobs/([^/]+)/pin", FakeGateway.pin),
+    ("DELETE", _PROJECT + "/jobs/([^/]+)/pin", FakeGateway.unpin),
     ("POST", _PROJECT + "/jobs/([^/]+)/rerun", FakeGateway.get_job),
 ]
 
@@ -488,6 +499,13 @@ def project(name: str = "vole") -> dict[str, Any]:
         "files": 2,
         "bytes": 3_500_000,
     }
+
+
+def storage(name: str = "vole", limit: int | None = 10_000_000) -> dict[str, Any]:
+    parts = {"files": 3_500_000, "older_versions": 500_000, "indexes": 0, "results": 1_000_000, "records": 0}
+    total = sum(parts.values())
+    left = None if limit is None else limit - total
+    return {"project": name, **parts, "open_uploads": 0, "total": total, "limit": limit, "left": left}
 
 
 def file(key: str, one: StoredFile, *, latest: bool = True) -> dict[str, Any]:

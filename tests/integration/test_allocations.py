@@ -33,7 +33,7 @@ TWO_FILES = {"all_samples": True}  # 2 cores, 1024 MB, 10 minutes
 ONE_FILE_HOURS, TWO_FILES_HOURS = 1 / 6, 1 / 3
 UNLIMITED = dict.fromkeys(
     ("account", "partition", "qos", "wckey", "max_cores", "max_memory_mb", "max_minutes", "max_open_jobs"), None
-) | {"core_hours_a_month": None}
+) | {"core_hours_a_month": None, "max_bytes": None}
 
 
 @dataclass

@@ -12,7 +12,7 @@ from divbase_gateway.db.models import FileRow, SnapshotFileRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.services import metadata
-from divbase_gateway.services.files import UPLOAD_LIFETIME
+from divbase_gateway.services.uploads import UPLOAD_LIFETIME
 from httpx import Response
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError

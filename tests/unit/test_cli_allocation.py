@@ -70,6 +70,7 @@ def test_show_says_whose_value_holds(shell: Shell) -> None:
         "Time of one job\t1d1h\tthe site",
         "Open query jobs\tno limit\t-",
         "Core-hours a month\t5000\tthe project",
+        "Files and results\tno limit\t-",
     ]
     assert shell.json("projects", "allocation", "show", "vole") == ALLOCATION
 
@@ -77,6 +78,7 @@ def test_show_says_whose_value_holds(shell: Shell) -> None:
 def test_set_sends_what_is_named_and_nothing_else(shell: Shell, gateway: FakeGateway) -> None:
     """In the units of the wire; what is cleared is sent as null."""
     words = "--account popgen --max-memory 64G --max-time 2h --core-hours 5000 --max-open-jobs 0 --clear qos"
+    words += " --max-size 1.5TB"
     shell("projects", "allocation", "set", *words.split(), "--clear", "max-cores")
     assert sent(gateway) == {
         "account": "popgen",
@@ -84,6 +86,7 @@ def test_set_sends_what_is_named_and_nothing_else(shell: Shell, gateway: FakeGat
         "max_minutes": 120,
         "core_hours_a_month": 5000.0,
         "max_open_jobs": 0,
+        "max_bytes": 1_500_000_000_000,
         "qos": None,
         "max_cores": None,
     }
@@ -100,6 +103,8 @@ def test_set_sends_what_is_named_and_nothing_else(shell: Shell, gateway: FakeGat
         ("--max-memory 999999999T", "--max-memory"),
         ("--clear shoe-size", "shoe-size"),
         ("--max-cores 0", "--max-cores"),
+        ("--max-size 500", "500GB"),
+        ("--max-size 1.5X", "--max-size '1.5X'"),
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(shell: Shell, gateway: FakeGateway, words: str, named: str) -> None:

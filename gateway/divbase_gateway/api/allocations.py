@@ -1,4 +1,4 @@
-"""Routes about what projects may charge and use at the cluster, and what they used. It knows no rules."""
+"""Routes about what projects may charge, use at the cluster and keep, and what they used. It knows no rules."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ def _wire(project: ProjectRow, policy: JobPolicy) -> models.Allocation:
         max_minutes=policy.ceilings.minutes,
         max_open_jobs=policy.project_limits.open_jobs,
         core_hours_a_month=policy.project_limits.core_hours,
+        max_bytes=policy.project_bytes,
     )
     own = {name: getattr(project, _COLUMNS.get(name, name)) for name in models.AllocationValues.model_fields}
     return models.Allocation(project=project.name, site=site, **own)

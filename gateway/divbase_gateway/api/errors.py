@@ -23,6 +23,7 @@ STATUSES: Mapping[type[errors.DivBaseError], tuple[int, str]] = {
     errors.InvalidRequest: (422, "The request is wrong"),
     errors.Unauthenticated: (401, "Not authenticated"),
     errors.Forbidden: (403, "Not allowed"),
+    errors.ResultRemoved: (410, "Removed"),
     errors.NotFound: (404, "Not found"),
     errors.Conflict: (409, "Conflict"),
     errors.LimitReached: (409, "A limit is reached"),

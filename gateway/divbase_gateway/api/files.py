@@ -15,7 +15,7 @@ from divbase_gateway.api.jobs import detail_of as job_detail_of
 from divbase_gateway.api.pagination import Paging
 from divbase_gateway.api.presigned import presigned_of
 from divbase_gateway.domain.files import FileState
-from divbase_gateway.services import drain, files, repairs
+from divbase_gateway.services import drain, files, repairs, retention
 from divbase_gateway.services.files import FileDownload, Listing
 from divbase_gateway.services.versions import StoredFile
 
@@ -47,12 +47,14 @@ def file_info(key: Key, caller: Reader, session: ReadSession, version: Version =
 
 
 @router.get("/projects/{project}/files/download")
-def download_file(
-    key: Key, caller: Reader, session: ReadSession, gateway: TheGateway, version: Version = None
-) -> models.Download:
-    """Where to download one version of a file, or a job's result (`results/…`)."""
+def download_file(key: Key, caller: Reader, gateway: TheGateway, version: Version = None) -> models.Download:
+    """Where to download one version of a file, or a job's result (`results/…`), whose time begins anew with that."""
     expires = timedelta(seconds=gateway.settings.jobs.url_expiry_s)
-    return download_of(files.get_download(session, gateway.store, caller.project, key, version, expires))
+    with gateway.sessions.read() as session:
+        download = files.get_download(session, gateway.store, caller.project, key, version, expires)
+    if download.result_of is not None:
+        retention.note_use(gateway.sessions, download.result_of, gateway.clock.now())
+    return download_of(download)
 
 
 @router.delete("/projects/{project}/files")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from divbase_client import models
@@ -20,7 +21,7 @@ from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.domain.queries import Plan
 from divbase_gateway.domain.reruns import Wish
 from divbase_gateway.domain.waiting import waiting_words
-from divbase_gateway.services import drain, jobs, queries, results
+from divbase_gateway.services import drain, jobs, queries, results, retention
 from divbase_gateway.services.plans import query_plan_of
 
 router = APIRouter(tags=["jobs"])
@@ -50,7 +51,8 @@ def run_query(body: models.NewJob, caller: Querier, gateway: TheGateway, once: O
         project, user = session.merge(caller.project, load=False), session.merge(caller.user, load=False)
 
         def create() -> models.JobDetail:
-            if answered is not None:
+            if answered is not None and retention.claim_answer(session, answered, once.now):
+                answered.results_used_at = once.now
                 return _detail(answered, None, plan, reused=True)
             query = body.model_dump(mode="json", exclude={"fresh"})
             fitted = queries.fit_plan(plan, project, gateway.policy)
@@ -58,7 +60,7 @@ def run_query(body: models.NewJob, caller: Querier, gateway: TheGateway, once: O
             return detail_of(job, drain.holding(session, [job]))
 
         answer = idempotently(once, session, caller, body, create, lambda detail: 200 if detail.reused else 201)
-    if answered is None:
+    if answer.status_code == 201:
         gateway.wake()
     return answer
 
@@ -102,19 +104,40 @@ def cancel_job(job: str, caller: Querier, session: WriteSession, gateway: TheGat
 
 
 @router.post("/projects/{project}/jobs/{job}/rerun", status_code=201, response_model=models.JobDetail)
-def rerun_job(
-    job: str, body: models.Rerun, caller: Querier, session: WriteSession, gateway: TheGateway, once: Once
-) -> Response:
-    """Run a job that did not succeed again, as a new attempt on the same inputs, with more if that is asked for."""
+def rerun_job(job: str, body: models.Rerun, caller: Querier, gateway: TheGateway, once: Once) -> Response:
+    """Run a job that did not succeed again, as a new attempt on the same inputs, with more if that is asked for.
 
-    def create() -> models.JobDetail:
-        wish = Wish(body.memory_mb, body.minutes, body.more)
-        again = jobs.rerun(session, caller.project, job, caller.user, caller.role, gateway.policy, once.now, wish)
-        return detail_of(again, drain.holding(session, [again]))
+    So can be one that succeeded and whose result the project's retention has removed, while its inputs are still there.
+    """
+    with gateway.sessions.read() as session:
+        earlier = earlier_answer(once, session, caller, body)
+    if earlier is not None:
+        return earlier
+    results.check_inputs(gateway.sessions, gateway.store, caller.project, job)
+    with gateway.sessions.write() as session:
 
-    answer = idempotently(once, session, caller, body, create)
-    after_commit(session, gateway.wake)
+        def create() -> models.JobDetail:
+            wish = Wish(body.memory_mb, body.minutes, body.more)
+            again = jobs.rerun(session, caller.project, job, caller.user, caller.role, gateway.policy, once.now, wish)
+            return detail_of(again, drain.holding(session, [again]))
+
+        answer = idempotently(once, session, caller, body, create)
+    gateway.wake()
     return answer
+
+
+@router.put("/projects/{project}/jobs/{job}/pin")
+def pin_job(job: str, caller: Querier, session: WriteSession, gateway: TheGateway) -> models.Job:
+    """Keep a job's result, whatever the project's retention says. Safe to repeat."""
+    pinned = retention.pin(session, caller.project, job, caller.user, caller.role, gateway.clock.now())
+    return job_of(pinned)
+
+
+@router.delete("/projects/{project}/jobs/{job}/pin")
+def unpin_job(job: str, caller: Querier, session: WriteSession, gateway: TheGateway) -> models.Job:
+    """Let a job's result go when its time is over, which begins now. Safe to repeat."""
+    unpinned = retention.unpin(session, caller.project, job, caller.user, caller.role, gateway.clock.now())
+    return job_of(unpinned)
 
 
 @router.get("/projects/{project}/jobs/{job}/log")
@@ -125,9 +148,12 @@ def job_log(job: str, caller: Reader, session: ReadSession, gateway: TheGateway)
 
 
 @router.get("/projects/{project}/jobs/{job}/result")
-def job_result(job: str, caller: Reader, session: ReadSession, gateway: TheGateway) -> models.ResultDownloads:
-    """Where to download the results of a job that succeeded."""
-    downloads = results.downloads_of(jobs.get_job(session, caller.project, job), gateway.store, gateway.policy)
+def job_result(job: str, caller: Reader, gateway: TheGateway) -> models.ResultDownloads:
+    """Where to download the results of a job that succeeded. That is a use of them: their time begins anew."""
+    with gateway.sessions.read() as session:
+        found = jobs.get_job(session, caller.project, job)
+    downloads = results.downloads_of(found, gateway.store, gateway.policy)
+    retention.note_use(gateway.sessions, found, gateway.clock.now())
     return models.ResultDownloads(
         files=[
             models.ResultDownload(
@@ -168,7 +194,7 @@ def _detail(job: JobRow, held_back: Drain | None, plan: Plan | None, *, reused: 
     )
 
 
-def _fields(job: JobRow, held_back: Drain | None) -> dict[str, object]:
+def _fields(job: JobRow, held_back: Drain | None) -> dict[str, Any]:
     attempt = _current(job)
     queued = attempt if job.state == JobState.QUEUED else None  # the row keeps its place until the next look
     waiting = waiting_words(JobState(job.state), attempt.slurm_reason if attempt else None)
@@ -206,7 +232,17 @@ def _fields(job: JobRow, held_back: Drain | None) -> dict[str, object]:
         "minutes": job.minutes,
         "progress": progress,
         "cancel_requested": job.cancel_requested_at is not None,
+        "pinned": job.pinned_at is not None,
+        "results_removed_at": job.results_removed_at,
+        **_end_of_results(job),
     }
+
+
+def _end_of_results(job: JobRow) -> dict[str, datetime | None]:
+    if job.results_used_at is None or job.pinned_at is not None or job.results_removed_at is not None:
+        return {}
+    kept = retention.retention_of(job.project)
+    return {"expires_at": kept.expiry(job.results_used_at), "warn_from": kept.warn_from(job.results_used_at)}
 
 
 def _current(job: JobRow) -> AttemptRow | None:

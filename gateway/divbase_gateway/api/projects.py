@@ -1,4 +1,4 @@
-"""Routes about projects and their members. It knows the wire models and no rules."""
+"""Routes about projects: their members, what they keep and for how long. It knows the wire models and no rules."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from divbase_gateway.api.deps import ReadSession, TheGateway, WriteSession
 from divbase_gateway.api.idempotency import Once, idempotently
 from divbase_gateway.api.pagination import Paging
 from divbase_gateway.domain.projects import Role
-from divbase_gateway.services import projects
+from divbase_gateway.domain.retention import GRACE
+from divbase_gateway.services import projects, retention, storage
 from divbase_gateway.services.projects import Member, ProjectSummary
+from divbase_gateway.services.retention import Effect
 
 router = APIRouter(tags=["projects"])
 
@@ -51,6 +53,39 @@ def change_project(change: models.ProjectChange, caller: Manager, session: Write
     return wire_project(projects.change_project(session, caller, change.description))
 
 
+@router.get("/projects/{project}/storage")
+def get_storage(caller: Reader, session: ReadSession, gateway: TheGateway) -> models.Storage:
+    """What the project keeps in its bucket, by kind, and what is left of its limit."""
+    found = storage.storage_of(session, caller.project, gateway.policy)
+    kept = found.stored
+    return models.Storage(
+        project=caller.project.name, **kept._asdict(), total=kept.total, limit=found.limit, left=found.left
+    )
+
+
+@router.get("/projects/{project}/retention")
+def get_retention(caller: Reader, session: ReadSession, gateway: TheGateway) -> models.Retention:
+    """How long the project keeps results of queries, and what that is going to remove."""
+    effect = retention.effect_of(session, caller.project, gateway.policy, gateway.clock.now())
+    return _wire_retention(caller.project.name, effect)
+
+
+@router.put("/projects/{project}/retention")
+def set_retention(
+    change: models.RetentionChange, caller: Manager, session: WriteSession, gateway: TheGateway
+) -> models.Retention:
+    """Keep results for so many days after their last use. Nothing is removed within a week of a change.
+
+    With `dry_run` nothing is changed, and the answer is what it would be.
+    """
+    now, policy = gateway.clock.now(), gateway.policy
+    if change.dry_run:
+        effect = retention.preview(session, caller.project, change.days, policy, now)
+    else:
+        effect = retention.change(session, caller.project.id, change.days, policy, now)
+    return _wire_retention(caller.project.name, effect)
+
+
 @router.get("/projects/{project}/members")
 def list_members(caller: Reader, session: ReadSession, paging: Paging) -> models.Page[models.Membership]:
     """Members by email address."""
@@ -79,6 +114,22 @@ def wire_project(summary: ProjectSummary) -> models.Project:
         created_at=summary.project.created_at,
         files=summary.files,
         bytes=summary.bytes,
+    )
+
+
+def _wire_retention(project: str, effect: Effect) -> models.Retention:
+    return models.Retention(
+        project=project,
+        days=effect.own,
+        site_days=effect.site,
+        holds_days=effect.held.days,
+        grace_until=None if effect.held.since is None else effect.held.since + GRACE,
+        results=effect.expiring.results,
+        bytes=effect.expiring.bytes,
+        soon_results=effect.expiring.soon,
+        soon_bytes=effect.expiring.soon_bytes,
+        first_at=effect.first_at,
+        pinned=effect.pinned,
     )
 
 

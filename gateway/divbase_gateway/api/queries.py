@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 from divbase_client import models
 from fastapi import APIRouter
@@ -12,7 +13,7 @@ from divbase_gateway.api.deps import Gateway, TheGateway
 from divbase_gateway.domain.allocations import Labels
 from divbase_gateway.domain.errors import InvalidSelection
 from divbase_gateway.domain.queries import OutputFormat, Plan, Process, QueryRequest, Selection
-from divbase_gateway.services import queries
+from divbase_gateway.services import queries, storage
 from divbase_gateway.services.allocations import labels_of
 from divbase_gateway.services.keys import Caller
 
@@ -33,7 +34,10 @@ def script_query(body: models.Query, caller: Querier, gateway: TheGateway) -> mo
 
 
 def _plan(body: models.Query, caller: Caller, gateway: Gateway) -> Plan:
-    return queries.fit_plan(plan_for(body, caller, gateway), caller.project, gateway.policy)
+    plan = queries.fit_plan(plan_for(body, caller, gateway), caller.project, gateway.policy)
+    with gateway.sessions.read() as session:
+        more = storage.warnings_for(session, caller.project, gateway.policy, plan.bytes_needed)
+    return replace(plan, warnings=(*plan.warnings, *more))
 
 
 def plan_for(body: models.Query, caller: Caller, gateway: Gateway) -> Plan:

@@ -7,12 +7,14 @@ from datetime import timedelta
 
 from divbase_client import models
 from fastapi import APIRouter, Response
+from sqlalchemy.orm import Session
 
 from divbase_gateway.api.auth import Editor
 from divbase_gateway.api.deps import Gateway, ReadSession, TheGateway
 from divbase_gateway.api.files import file_of, wake_for
 from divbase_gateway.api.idempotency import Once, earlier_answer, idempotently
 from divbase_gateway.api.presigned import presigned_of
+from divbase_gateway.domain.errors import StorageFull
 from divbase_gateway.ports import Part
 from divbase_gateway.services import uploads
 from divbase_gateway.services.uploads import BegunUpload, NewContent, UploadLimits
@@ -31,17 +33,33 @@ def begin_upload(body: models.NewUpload, caller: Editor, gateway: TheGateway, on
         return earlier
     content = NewContent(body.key, body.size, body.sha256)
     prepared = uploads.prepare_upload(
-        gateway.sessions, gateway.store, gateway.clock, limits_of(gateway), caller.project, caller.user, content
+        gateway.sessions,
+        gateway.store,
+        gateway.clock,
+        limits_of(gateway),
+        caller.project,
+        caller.user,
+        content,
+        gateway.policy,
     )
-    with gateway.sessions.write() as session:
-        return idempotently(
-            once,
-            session,
-            caller,
-            body,
-            lambda: upload_of(uploads.record_upload(session, prepared, caller.project, caller.user, once.now)),
-            lambda upload: 200 if upload.mode is models.UploadMode.UNCHANGED else 201,
-        )
+
+    def record(session: Session) -> models.Upload:
+        begun = uploads.record_upload(session, prepared, caller.project, caller.user, gateway.policy, once.now)
+        return upload_of(begun)
+
+    try:
+        with gateway.sessions.write() as session:
+            return idempotently(
+                once,
+                session,
+                caller,
+                body,
+                lambda: record(session),
+                lambda upload: 200 if upload.mode is models.UploadMode.UNCHANGED else 201,
+            )
+    except StorageFull:
+        uploads.withdraw(gateway.store, caller.project, prepared)
+        raise
 
 
 @router.post("/projects/{project}/uploads/{upload}/urls")

@@ -10,10 +10,18 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, defer, joinedload
 
 from divbase_gateway.db.models import FileRow, FileVersionRow, JobRow, SnapshotFileRow
-from divbase_gateway.domain.files import CataloguedFile, Contig, FileFormat, FileState, IndexKind, IndexRef
+from divbase_gateway.domain.files import (
+    RESERVED_PREFIXES,
+    CataloguedFile,
+    Contig,
+    FileFormat,
+    FileState,
+    IndexKind,
+    IndexRef,
+)
 
 VARIANT_FORMATS = (FileFormat.VCF_GZ, FileFormat.VCF, FileFormat.BCF)
 
@@ -133,6 +141,7 @@ def set_catalogued(row: FileVersionRow, file: CataloguedFile) -> None:
     row.index_version_id = index.version_id if index else None
     row.index_kind = index.kind if index else None
     row.index_size = index.size if index else None
+    row.index_bytes = index.size if index and index.key.startswith(RESERVED_PREFIXES) else 0
     row.index_etag = index.etag if index else None
     row.data_begin = file.data_begin
 
@@ -170,10 +179,14 @@ def _named(snapshot_id: int) -> Select[FileRow, FileVersionRow]:
     )
 
 
-def results_of_job(session: Session, project_id: int, job_public_id: str) -> list[dict[str, Any]]:
-    """The result files of a job of this project, as the job's row has them; empty where there is no such job."""
-    query = select(JobRow.results).where(JobRow.project_id == project_id, JobRow.public_id == job_public_id)
-    return list(session.scalar(query) or [])
+def job_with_results(session: Session, project_id: int, job_public_id: str) -> JobRow | None:
+    """A job of this project with its project, without question and plan."""
+    query = (
+        select(JobRow)
+        .where(JobRow.project_id == project_id, JobRow.public_id == job_public_id)
+        .options(joinedload(JobRow.project), defer(JobRow.query, raiseload=True), defer(JobRow.plan, raiseload=True))
+    )
+    return session.scalar(query)
 
 
 def _listing(

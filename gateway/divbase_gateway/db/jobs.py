@@ -95,12 +95,13 @@ def list_jobs(
 
 
 def find_succeeded(session: Session, project_id: int, plan_digest: str) -> JobRow | None:
-    """The newest query job of this digest that succeeded, with project, user and attempts; its plan stays unread."""
+    """The newest query job of this digest that succeeded and whose result was not removed, with project, user and
+    attempts; its plan stays unread."""
     attempts = selectinload(JobRow.attempts).options(*(defer(column) for column in _LONG_IN_ATTEMPTS))
     query = (
         select(JobRow)
         .where(JobRow.project_id == project_id, JobRow.plan_digest == plan_digest)
-        .where(JobRow.kind == "query", JobRow.state == JobState.SUCCEEDED)
+        .where(JobRow.kind == "query", JobRow.state == JobState.SUCCEEDED, JobRow.results_removed_at.is_(None))
         .options(joinedload(JobRow.user), joinedload(JobRow.project), attempts, defer(JobRow.plan, raiseload=True))
         .order_by(JobRow.id.desc())
         .limit(1)

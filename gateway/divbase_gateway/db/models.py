@@ -129,6 +129,13 @@ class ProjectRow(Base):
     max_minutes: Mapped[int | None]
     max_open_jobs: Mapped[int | None] = mapped_column(Integer)
     core_hours_a_month: Mapped[float | None] = mapped_column(Float)
+    max_bytes: Mapped[int | None]
+    # How long results are kept (`domain.retention`): what the project wants (None: as the site says; 0: for ever), and
+    # what holds (None: for ever), since when, and when the gateway last made sure of it.
+    result_days: Mapped[int | None] = mapped_column(Integer)
+    retention_days: Mapped[int | None] = mapped_column(Integer)
+    retention_since: Mapped[datetime | None]
+    retention_seen_at: Mapped[datetime | None]
 
 
 class MembershipRow(Base):
@@ -172,6 +179,8 @@ class FileVersionRow(Base):
             sqlite_where=text("state = 'INDEXING'"),
             postgresql_where=text("state = 'INDEXING'"),
         ),
+        # What files take is summed without the rows, which hold names of samples and contigs.
+        Index("ix_file_versions_stored", "file_id", "id", "size", "index_bytes"),
     )
 
     id: Mapped[int] = mapped_column(_Serial, primary_key=True)
@@ -189,6 +198,7 @@ class FileVersionRow(Base):
     index_version_id: Mapped[str | None] = mapped_column(String(255))
     index_kind: Mapped[str | None] = mapped_column(String(3))
     index_size: Mapped[int | None]
+    index_bytes: Mapped[int] = mapped_column(default=0, server_default="0")  # of one that DivBase has built
     index_etag: Mapped[str | None] = mapped_column(String(100))
     index_job: Mapped[str | None] = mapped_column(String(20))  # public id of the job that builds or built it
     data_begin: Mapped[int | None]  # virtual offset of the first record, where its contigs have `IndexMapRow`s
@@ -240,6 +250,16 @@ class UploadRow(Base):
     """An upload that was begun. It ends by `completed_at`, or is aborted and removed."""
 
     __tablename__ = "uploads"
+    __table_args__ = (
+        Index(
+            "ix_uploads_open",
+            "project_id",
+            "created_at",
+            "size",
+            sqlite_where=text("completed_at IS NULL"),
+            postgresql_where=text("completed_at IS NULL"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(_Serial, primary_key=True)
     public_id: Mapped[str] = mapped_column(String(20), unique=True)
@@ -282,6 +302,23 @@ class JobRow(Base):
             sqlite_where=text("state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'LOST')"),
             postgresql_where=text("state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'LOST')"),
         ),
+        # What results take, which of them may be removed and which are being removed: each by an index alone.
+        Index("ix_jobs_stored", "project_id", "result_bytes", "record_bytes"),
+        Index(
+            "ix_jobs_expiring",
+            "project_id",
+            "results_used_at",
+            "result_bytes",
+            "id",
+            sqlite_where=text("results_used_at IS NOT NULL AND pinned_at IS NULL AND results_removed_at IS NULL"),
+            postgresql_where=text("results_used_at IS NOT NULL AND pinned_at IS NULL AND results_removed_at IS NULL"),
+        ),
+        Index(
+            "ix_jobs_removing",
+            "id",
+            sqlite_where=text("results_removed_at IS NOT NULL AND results_cleared_at IS NULL"),
+            postgresql_where=text("results_removed_at IS NOT NULL AND results_cleared_at IS NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(_Serial, primary_key=True)
@@ -312,6 +349,14 @@ class JobRow(Base):
     progress_done: Mapped[int] = mapped_column(default=0)
     progress_total: Mapped[int] = mapped_column(default=0)
     results: Mapped[list[Any]]  # [{role, key, version_id, size, sha256}, ...], filled when settled
+    # Of these, in the bucket and nobody else's: result and index of a query, log and provenance of any job.
+    result_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
+    record_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
+    pinned_at: Mapped[datetime | None]
+    results_used_at: Mapped[datetime | None]  # made or last used; None where there is no result that could be removed
+    results_removed_at: Mapped[datetime | None]  # nobody is given them any more, by a retention of so many days
+    results_removed_days: Mapped[int | None] = mapped_column(Integer)
+    results_cleared_at: Mapped[datetime | None]  # and they are gone from the bucket
 
     user: Mapped[UserRow] = relationship(lazy="raise")
     project: Mapped[ProjectRow] = relationship(lazy="raise")

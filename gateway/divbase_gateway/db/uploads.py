@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from divbase_gateway.db.models import UploadRow
+from divbase_gateway.db.models import ProjectRow, UploadRow
 
 
 def find_upload(session: Session, project_id: int, public_id: str, *, lock: bool = False) -> UploadRow | None:
@@ -41,3 +41,15 @@ def open_upload_ids(session: Session, project_id: int, since: datetime) -> set[s
         UploadRow.project_id == project_id, UploadRow.completed_at.is_(None), UploadRow.created_at >= since
     )
     return set(session.scalars(query))
+
+
+def opened_before(session: Session, before: datetime, limit: int) -> list[tuple[str, UploadRow]]:
+    """Open uploads that were begun before then, the oldest first, each with the bucket of its project."""
+    query = (
+        select(ProjectRow.bucket, UploadRow)
+        .join(UploadRow, UploadRow.project_id == ProjectRow.id)
+        .where(UploadRow.completed_at.is_(None), UploadRow.created_at < before)
+        .order_by(UploadRow.created_at)
+        .limit(limit)
+    )
+    return [(bucket, upload) for bucket, upload in session.execute(query)]

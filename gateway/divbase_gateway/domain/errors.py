@@ -13,8 +13,10 @@ DivBaseError
 ├── Unauthenticated         no key, or one that is wrong, expired or revoked
 ├── Forbidden               the role is too low
 ├── NotFound                no such thing, or not for this user
+│   └── ResultRemoved       a result that was there and was removed when its time was over
 ├── Conflict                the thing is in a state that does not allow this
 ├── LimitReached            the project or the user has no more open jobs or core-hours left; later there may be
+│   └── StorageFull         what the project keeps in its bucket is at its limit, or would be above it
 ├── Unavailable             something DivBase depends on does not answer; ask again later
 │   ├── StoreUnavailable
 │   ├── SchedulerUnavailable
@@ -115,6 +117,12 @@ class NotFound(DivBaseError):
     code = "not_found"
 
 
+class ResultRemoved(NotFound):
+    """`details`: `job`, `removed_at` (ISO 8601) and `days` (of the retention that removed it)."""
+
+    code = "result_removed"
+
+
 class Conflict(DivBaseError):
     code = "conflict"
 
@@ -124,6 +132,13 @@ class LimitReached(DivBaseError):
     `this_job`, `limit` and `left`."""
 
     code = "limit_reached"
+
+
+class StorageFull(LimitReached):
+    """`details`: `project`, `what` (bytes), and in bytes `used`, `committed` (to open uploads), `limit`, `left` and
+    `this_upload` (of a query None)."""
+
+    code = "storage_full"
 
 
 class Unavailable(DivBaseError):

@@ -19,6 +19,7 @@ from divbase_gateway.ports import ObjectStore, Scheduler
 from divbase_gateway.services import manifests, replacement
 from divbase_gateway.services.catalogue import attach_index
 from divbase_gateway.services.files import catalogued, store_indexed
+from divbase_gateway.services.jobs import set_results
 from divbase_gateway.services.settlement import ref_of
 
 log = structlog.get_logger()
@@ -102,7 +103,7 @@ def _discard(database: Database, scheduler: Scheduler, store: ObjectStore, attem
         session.get_one(AttemptRow, attempt.id).discarded_at = now
         job = session.get_one(JobRow, attempt.job_id, with_for_update=True)
         if stored is not None and JobState(job.state).is_end and not _has_log(job):
-            job.results = [*job.results, stored]
+            set_results(job, [*job.results, stored])
 
 
 def _has_log(job: JobRow) -> bool:

@@ -19,20 +19,19 @@ from sqlalchemy.orm import Session
 from divbase_gateway.db import files as rows
 from divbase_gateway.db import uploads as upload_rows
 from divbase_gateway.db.index_maps import replace_index_maps
-from divbase_gateway.db.models import FileRow, FileVersionRow, ProjectRow, UserRow
+from divbase_gateway.db.models import FileRow, FileVersionRow, JobRow, ProjectRow, UserRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import Conflict, InvalidName, InvalidRequest, NotFound
 from divbase_gateway.domain.files import RESERVED_PREFIXES, CataloguedFile, FileFormat, format_of, validate_key
 from divbase_gateway.ports import Audience, Clock, ObjectInfo, ObjectStore, PresignedRequest
 from divbase_gateway.services import versions
 from divbase_gateway.services.catalogue import Indexed
-from divbase_gateway.services.uploads import UPLOAD_MARK
+from divbase_gateway.services.jobs import is_removable
+from divbase_gateway.services.retention import check_there
+from divbase_gateway.services.uploads import UPLOAD_LIFETIME, UPLOAD_MARK
 from divbase_gateway.services.versions import Look, StoredFile, stored_file
 
 log = structlog.get_logger()
-
-UPLOAD_LIFETIME = timedelta(days=7)
-"""How long a refresh leaves alone what an upload has put into the bucket that was never completed."""
 
 _READERS = 8
 _BATCH = 50
@@ -48,6 +47,7 @@ class FileDownload:
     sha256: str | None
     etag: str
     request: PresignedRequest
+    result_of: JobRow | None = None  # whose use that is (`retention.note_use`); None for any other file
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,13 @@ def get_download(
 
     Raises:
         NotFound: no such file, version or result, or the file is deleted.
+        ResultRemoved: the result was there, and its time is over.
     """
     if key.startswith("results/"):
-        result = _find_result(session, project, key, version_id)
+        job, result = _find_result(session, project, key, version_id)
         request = _signed(store, project, key, result["version_id"], expires)
-        etag = result.get("etag", "")
-        return FileDownload(key, result["version_id"], result["size"], result["sha256"], etag, request)
+        etag, used = result.get("etag", ""), job if is_removable(job, result) else None
+        return FileDownload(key, result["version_id"], result["size"], result["sha256"], etag, request, used)
     file = get_file(session, project, key, version_id)
     if file.deleted and version_id is None:
         raise _deleted(project, key)
@@ -154,11 +155,16 @@ def _version_position(after: str) -> tuple[str, int]:
     return key, int(number)
 
 
-def _find_result(session: Session, project: ProjectRow, key: str, version_id: str | None) -> dict[str, Any]:
+def _find_result(
+    session: Session, project: ProjectRow, key: str, version_id: str | None
+) -> tuple[JobRow, dict[str, Any]]:
     job = key.split("/")[1]
-    for result in rows.results_of_job(session, project.id, job):
-        if result["key"] == key and version_id in (None, result["version_id"]):
-            return result
+    row = rows.job_with_results(session, project.id, job)
+    for result in row.results if row else []:
+        if row is not None and result["key"] == key and version_id in (None, result["version_id"]):
+            if is_removable(row, result):
+                check_there(row)
+            return row, result
     raise NotFound(
         f"Project {project.name} has no result {key!r}" + (f" of version {version_id!r}." if version_id else "."),
         hint=f"`divbase jobs show {job}` shows the job and what it left."

@@ -33,6 +33,10 @@ from divbase_gateway.services.plans import (
     resources_of,
 )
 from divbase_gateway.services.policy import JobPolicy
+from divbase_gateway.services.storage import check_not_full
+
+RECORDS = ("log", "provenance")
+"""What stays of a job when its result is removed: what was done, in a few kilobytes."""
 
 _MAX_JOB_NAME = 100
 
@@ -53,6 +57,7 @@ def accept_query_job(
         LimitReached: project or user have no room for it at the moment.
     """
     given = check_resources(project, policy, resources_of(plan))
+    check_not_full(session, project, policy)
     check_limits(session, project, user, policy, given, now)
     stored = plan_to_dict(plan)
     return _accept(session, project, user, "query", plan.output_name, query, stored, plan.digest, given, now)
@@ -78,6 +83,7 @@ def accept_repair_job(
     Raises: as `accept_query_job`.
     """
     given = check_resources(project, policy, resources_of(plan))
+    check_not_full(session, project, policy)
     check_limits(session, project, user, policy, given, now)
     return _accept(session, project, user, REPAIR, f"repair {plan.key}", None, asdict(plan), plan.digest, given, now)
 
@@ -157,7 +163,7 @@ def request_cancel(
         Forbidden: it is somebody else's and the role is below MANAGE.
     """
     job = get_job(session, project, public_id, lock=True)
-    _check_owner(job, user, role, "cancel")
+    check_owner(job, user, role, "cancel")
     state = JobState(job.state)
     if state.is_end or job.cancel_requested_at is not None:
         return job
@@ -177,7 +183,8 @@ def rerun(
     now: datetime,
     wish: Wish | None = None,
 ) -> JobRow:
-    """Run a job that ended without success again, on the inputs that it was planned on, as a new attempt.
+    """Run a job that ended without success again, on the inputs that it was planned on, as a new attempt; or one whose
+    result was removed since.
 
     A file whose index it could not build waits for it once more.
 
@@ -187,14 +194,14 @@ def rerun(
     Raises:
         NotFound: no such job.
         Forbidden: it is somebody else's and the role is below MANAGE.
-        Conflict: it has not ended, or it succeeded, or more would not help it, or the file that it was to repair is
-            another one by now.
+        Conflict: it has not ended, or its result is there, or more would not help it, or the file that it was to
+            repair is another one by now.
         InvalidRequest: the wish is for less than its plan needs.
         BeyondCeiling: it asks for more than a job of the project may have by now.
         LimitReached: project or user have no room for it at the moment.
     """
     job = get_job(session, project, public_id, lock=True)
-    _check_owner(job, user, role, "rerun")
+    check_owner(job, user, role, "rerun")
     state = JobState(job.state)
     if not state.is_end:
         raise Conflict(
@@ -203,11 +210,7 @@ def rerun(
             details={"state": state},
         )
     if state is JobState.SUCCEEDED:
-        raise Conflict(
-            f"Job {public_id} succeeded; its result is there.",
-            hint=f"`divbase jobs result {public_id}` fetches it. `divbase query run --fresh` runs the question anew.",
-            details={"state": state},
-        )
+        _check_removed(job)
     if job.kind == REPAIR:
         _check_target(session, job)
     _ask_for(session, job, policy, wish or Wish(), now)
@@ -215,6 +218,23 @@ def rerun(
     for version in rows.versions_without_index(session, job.public_id):
         version.state, version.reason = FileState.INDEXING, None
     return job
+
+
+def _check_removed(job: JobRow) -> None:
+    """A job that succeeded runs again only where its result was removed, and is gone: its name is free then."""
+    if job.results_removed_at is None:
+        raise Conflict(
+            f"Job {job.public_id} succeeded; its result is there.",
+            hint=f"`divbase jobs result {job.public_id}` fetches it. `divbase query run --fresh` runs the question "
+            "anew.",
+            details={"state": job.state},
+        )
+    if job.results_cleared_at is None:
+        raise Conflict(
+            f"The result of job {job.public_id} is being removed from the bucket at this moment.",
+            hint="Try again in a few minutes. `divbase query run` asks the question in a new job at once.",
+            details={"state": job.state},
+        )
 
 
 def _check_target(session: Session, job: JobRow) -> None:
@@ -244,11 +264,17 @@ def _ask_for(session: Session, job: JobRow, policy: JobPolicy, wish: Wish, now: 
     if job.kind != "index" or not wish.is_none:  # what an upload brings about is not refused, what somebody asks is
         given = check_resources(job.project, policy, given)
     if job.kind != "index":
+        check_not_full(session, job.project, policy)
         check_limits(session, job.project, job.user, policy, given, now)
     job.cores, job.memory_mb, job.minutes = given.cores, given.memory_mb, given.minutes
 
 
-def _check_owner(job: JobRow, user: UserRow, role: Role, verb: str) -> None:
+def check_owner(job: JobRow, user: UserRow, role: Role, verb: str) -> None:
+    """Make sure that the job is the user's own, or the user manages the project.
+
+    Raises:
+        Forbidden: neither.
+    """
     if job.user_id != user.id and not role.includes(Role.MANAGE):
         raise Forbidden(
             f"Job {job.public_id} belongs to {job.user.email}; to {verb} another's job takes the role MANAGE.",
@@ -278,4 +304,19 @@ def reopen_job(job: JobRow, now: datetime) -> None:
     job.reason = job.message = job.stuck = None
     job.started_at = job.ended_at = job.cancel_requested_at = None
     job.progress_stage, job.progress_done, job.progress_total = None, 0, 0
-    job.results = []
+    set_results(job, [])
+    job.results_used_at = None
+    job.results_removed_at = job.results_removed_days = job.results_cleared_at = None
+
+
+def set_results(job: JobRow, results: list[dict[str, Any]]) -> None:
+    """Write down what the job has in the bucket, and what that takes beside what the catalogue counts: the indexes and
+    repaired files that other jobs make are files of the project."""
+    job.results = results
+    job.record_bytes = sum(each["size"] for each in results if each["role"] in RECORDS)
+    job.result_bytes = sum(each["size"] for each in results if is_removable(job, each))
+
+
+def is_removable(job: JobRow, result: dict[str, Any]) -> bool:
+    """Whether this is part of what a query was asked for, and not the record of what it did."""
+    return job.kind == "query" and result["role"] not in RECORDS

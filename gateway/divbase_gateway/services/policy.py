@@ -39,6 +39,8 @@ class JobPolicy:
         machine_cores: of the only machine there is, where jobs run on it; no work is cut into more shards.
         project_limits: of each project that has none of its own.
         user_limits: of each user, over all projects.
+        result_days: that results are kept after their last use, for projects that say nothing; None for ever.
+        project_bytes: that everything of a project may take, for those that have no number of their own; None: any.
     """
 
     node_url: str
@@ -57,3 +59,5 @@ class JobPolicy:
     machine_cores: int | None = None
     project_limits: Limits = field(default_factory=Limits)
     user_limits: Limits = field(default_factory=Limits)
+    result_days: int | None = None
+    project_bytes: int | None = None

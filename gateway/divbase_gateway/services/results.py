@@ -16,11 +16,16 @@ from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import Conflict, NotFound, StoreUnavailable
 from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.ports import Audience, ObjectStore, PresignedRequest
+from divbase_gateway.services.jobs import get_job
+from divbase_gateway.services.plans import query_plan_of
 from divbase_gateway.services.policy import JobPolicy
+from divbase_gateway.services.retention import check_there
 
 log = structlog.get_logger()
 
 _LOG_BYTES = 1024 * 1024
+_LOOKS = 16
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def downloads_of(job: JobRow, store: ObjectStore, policy: JobPolicy) -> list[Res
 
     Raises:
         Conflict: the job has no result, because it has not ended or did not succeed.
+        ResultRemoved: it had one, and its time is over.
     """
     if job.state != JobState.SUCCEEDED:
         raise Conflict(
@@ -71,7 +77,45 @@ def downloads_of(job: JobRow, store: ObjectStore, policy: JobPolicy) -> list[Res
             hint=f"`divbase jobs show {job.public_id}` says more.",
             details={"state": job.state},
         )
+    check_there(job)
     return [_download(job, each, store, policy) for each in job.results]
+
+
+def check_inputs(database: Database, store: ObjectStore, project: ProjectRow, public_id: str) -> None:
+    """Make sure that a job which succeeded, and whose result was removed, can run again: every file version that it was
+    planned on is still there, with its index. Of any other job nothing is asked here: it fails at its inputs by itself.
+
+    Raises:
+        Conflict: some are gone; it names them.
+        NotFound: no such job.
+        StoreUnavailable: nobody can tell; repeat the call.
+    """
+    with database.read() as session:
+        job = get_job(session, project, public_id)
+        if job.state != JobState.SUCCEEDED or job.results_removed_at is None:
+            return
+        plan = query_plan_of(job)
+    wanted = [(each.key, each.version_id) for each in plan.inputs]
+    wanted += [(each.index.key, each.index.version_id) for each in plan.inputs]
+    with ThreadPoolExecutor(min(_LOOKS, len(wanted))) as looks:
+        there = list(looks.map(lambda each: _has(store, project.bucket, *each), wanted))
+    gone = [f"{key} (version {version})" for (key, version), found in zip(wanted, there, strict=True) if not found]
+    if gone:
+        more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
+        raise Conflict(
+            f"Job {public_id} cannot run again on what it ran on: {', '.join(gone[:_NAMED])}{more} "
+            f"{'is' if len(gone) == 1 else 'are'} not in the bucket any more.",
+            hint="`divbase query run` asks the question of the files as they are now.",
+            details={"job": public_id, "missing": gone},
+        )
+
+
+def _has(store: ObjectStore, bucket: str, key: str, version_id: str) -> bool:
+    try:
+        store.head(bucket, key, version_id)
+    except NotFound:
+        return False
+    return True
 
 
 def find_answer(database: Database, store: ObjectStore, project: ProjectRow, digest: str) -> JobRow | None:

@@ -32,7 +32,7 @@ from divbase_gateway.domain.waiting import stuck_words
 from divbase_gateway.ports import ObjectStore, Sighting, SlurmRef
 from divbase_gateway.services import replacement
 from divbase_gateway.services.attempts import output_key
-from divbase_gateway.services.jobs import end_job, reopen_job, set_state
+from divbase_gateway.services.jobs import end_job, reopen_job, set_results, set_state
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.services.replacement import Delivery, Replacement
 
@@ -309,7 +309,8 @@ def _succeed(session: Session, job: JobRow, attempt: AttemptRow, verdict: Verdic
     repaired = verdict.replacement if verdict else None
     attempt.outcome = "succeeded"
     outputs = replacement.in_results(reported_outputs(attempt, job), repaired)
-    job.results = [_result(output) for output in outputs]
+    set_results(job, [_result(output) for output in outputs])
+    job.results_used_at = now if job.kind == "query" else None
     if repaired is not None:
         replacement.record(session, job, repaired, now)
     end_job(job, JobState.SUCCEEDED, now)
@@ -339,7 +340,7 @@ def _fail(job: JobRow, attempt: AttemptRow, decision: Decision, policy: JobPolic
         return None
     words = [decision.message or words_for(reason), more_would_help(job.public_id, reason)]
     end_job(job, JobState.FAILED, now, reason, " ".join(filter(None, words)))
-    job.results = [_result(output) for output in reported_outputs(attempt, job) if output["role"] == "log"]
+    set_results(job, [_result(output) for output in reported_outputs(attempt, job) if output["role"] == "log"])
     return job
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+import structlog
 from sqlalchemy.orm import Session
 
 from divbase_gateway.db import files as file_rows
@@ -19,18 +20,24 @@ from divbase_gateway.db import uploads as rows
 from divbase_gateway.db.models import FileVersionRow, ProjectRow, UploadRow, UserRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.checksums import etag_of_parts, md5_of_etag
-from divbase_gateway.domain.errors import Conflict, InvalidRequest, NotFound
+from divbase_gateway.domain.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
 from divbase_gateway.domain.files import FileFormat, validate_key
 from divbase_gateway.domain.ids import new_id
 from divbase_gateway.ports import Audience, Clock, ObjectInfo, ObjectStore, Part, PresignedRequest
-from divbase_gateway.services import snapshots, versions
+from divbase_gateway.services import snapshots, storage, versions
+from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.services.versions import StoredFile
+
+log = structlog.get_logger()
 
 MAX_PARTS = 10_000
 """S3's limit for one upload."""
 
 UPLOAD_MARK = "divbase-upload"
 """Metadata of every object that came through here: the id of its upload, by which a lost answer is found again."""
+
+UPLOAD_LIFETIME = timedelta(days=7)
+"""How long an upload may be open; until then a refresh leaves alone what it has put into the bucket."""
 
 _MIB = 1024 * 1024
 
@@ -118,6 +125,7 @@ def prepare_upload(
     project: ProjectRow,
     user: UserRow,
     content: NewContent,
+    policy: JobPolicy,
 ) -> Prepared:
     """Find out what is to be sent, and begin a multipart upload at S3 where that is needed.
 
@@ -127,6 +135,7 @@ def prepare_upload(
     Raises:
         InvalidName: the key, or its type, is not allowed.
         InvalidRequest: the file is too large.
+        StorageFull: the project has no room for it.
         StoreUnavailable: S3 does not answer.
     """
     validate_key(content.key, limits.allowed_suffixes)
@@ -146,18 +155,27 @@ def prepare_upload(
             latest = _latest_version(store, project.bucket, content.key)
             file = _record_completed(database, store, clock, project, user, open_upload, joined, latest)
             return Prepared(BegunUpload(None, UploadMode.UNCHANGED, file=file), content)
+    with database.read() as session:
+        forgotten = open_upload.content.size if open_upload else 0
+        storage.check_upload(session, project, policy, content.key, content.size, instead_of=forgotten)
     return _prepare_anew(store, limits, project, content, open_upload.id if open_upload else None)
 
 
 def record_upload(
-    session: Session, prepared: Prepared, project: ProjectRow, user: UserRow, now: datetime
+    session: Session, prepared: Prepared, project: ProjectRow, user: UserRow, policy: JobPolicy, now: datetime
 ) -> BegunUpload:
-    """Write the row of a prepared upload."""
+    """Write the row of a prepared upload.
+
+    Raises:
+        StorageFull: meanwhile others have begun to fill the project; `withdraw` what was prepared.
+    """
     if prepared.replaces:
         forgotten = rows.find_upload(session, project.id, prepared.replaces, lock=True)
         if forgotten is not None and forgotten.completed_at is None:
             session.delete(forgotten)
+            session.flush()
     if prepared.is_new:
+        storage.check_upload_locked(session, project.id, policy, prepared.content.key, prepared.content.size)
         session.add(
             UploadRow(
                 public_id=prepared.begun.id,
@@ -173,6 +191,16 @@ def record_upload(
         )
     session.flush()
     return prepared.begun
+
+
+def withdraw(store: ObjectStore, project: ProjectRow, prepared: Prepared) -> None:
+    """End at S3 what was begun there for an upload that is refused in the end.
+
+    Where S3 does not answer, it keeps an upload without parts.
+    """
+    if prepared.is_new and prepared.s3_upload_id is not None:
+        with suppress(StoreUnavailable):
+            store.abort_multipart(project.bucket, prepared.content.key, prepared.s3_upload_id)
 
 
 def _check_size(content: NewContent, limits: UploadLimits) -> None:
@@ -517,6 +545,28 @@ def _forget_row(database: Database, project: ProjectRow, upload: OpenUpload) -> 
         if row is not None and row.completed_at is None:
             session.delete(row)
         return row is None or row.completed_at is None
+
+
+def give_up(database: Database, store: ObjectStore, now: datetime, limit: int) -> int:
+    """End uploads that have been open for longer than `UPLOAD_LIFETIME`, at most so many; how many it were.
+
+    Parts that have arrived are forgotten at S3. A file that has arrived whole stays in the bucket: the next refresh of
+    the project takes it into the catalogue.
+
+    Raises:
+        StoreUnavailable: the rest waits for another call.
+    """
+    with database.read() as session:
+        found = rows.opened_before(session, now - UPLOAD_LIFETIME, limit)
+    for bucket, row in found:
+        if row.s3_upload_id is not None:
+            store.abort_multipart(bucket, row.key, row.s3_upload_id)
+        with database.write() as session:
+            current = rows.find_upload(session, row.project_id, row.public_id, lock=True)
+            if current is not None and current.completed_at is None:
+                session.delete(current)
+        log.info("upload.given_up", upload=row.public_id, key=row.key, begun=row.created_at.isoformat())
+    return len(found)
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------
