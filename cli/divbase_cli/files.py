@@ -22,7 +22,7 @@ from divbase_cli.session import Session
 
 if TYPE_CHECKING:
     from divbase_client.downloads import Downloaded
-    from divbase_client.models import File
+    from divbase_client.models import File, Sidecar
     from divbase_client.transfers import Failed
     from divbase_client.uploads import Source, Uploaded
 
@@ -83,6 +83,7 @@ def info(session: Session, key: Key, version: Version = None) -> None:
             ("Format", file.format),
             ("Index", f"{file.index} ({file.index_key})" if file.index_key else file.index),
             ("Index job", file.index_job),
+            ("BCF copy", _copy(file.sidecar)),
             ("Variants", file.variants),
             ("Samples", f"{len(file.sample_names)}: {', '.join(file.sample_names)}" if file.sample_names else None),
             ("Uploaded", file.uploaded_at),
@@ -94,6 +95,14 @@ def info(session: Session, key: Key, version: Version = None) -> None:
         session.output.table(
             ["CONTIG", "LENGTH", "VARIANTS"], [(one.name, one.length, one.variants) for one in file.contig_list]
         )
+
+
+def _copy(sidecar: Sidecar | None) -> str | None:
+    if sidecar is None:
+        return None
+    if sidecar.state == "READY" and sidecar.size is not None:
+        return f"{size(sidecar.size)} ({sidecar.size} bytes)"
+    return f"none: {sidecar.reason}" if sidecar.state == "NONE" else f"being written by job {sidecar.job}"
 
 
 @command(

@@ -46,7 +46,9 @@ def ls(
     session: Session,
     state: Annotated[StateName | None, typer.Option(help="Only jobs in this state.", case_sensitive=False)] = None,
     mine: Annotated[bool, typer.Option("--mine", help="Only your own.")] = False,
-    kind: Annotated[Literal["query", "index", "repair"] | None, typer.Option(help="Only jobs of this kind.")] = None,
+    kind: Annotated[
+        Literal["query", "index", "repair", "sidecar"] | None, typer.Option(help="Only jobs of this kind.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 50,
 ) -> None:
     """List jobs, newest first."""

@@ -41,6 +41,7 @@ def _show(session: Session, project: Project) -> None:
             ("Your role", project.role),
             ("Files", project.files),
             ("Size", size(project.bytes)),
+            ("BCF copies", "wanted: queries read them where that is cheaper" if project.sidecars else "none"),
             ("Created", project.created_at),
         ]
     )
@@ -96,14 +97,32 @@ def use(session: Session, name: Name) -> None:
         session.output.text(f"Project {project.name} is used from now on (profile {session.profile_name}).")
 
 
-@command(app, "edit", example="divbase projects edit vole-2024 --description 'Bank voles, 52 sites'")
+@command(
+    app,
+    "edit",
+    example=[
+        "divbase projects edit vole-2024 --description 'Bank voles, 52 sites'",
+        "divbase projects edit vole-2024 --sidecars",
+    ],
+)
 def edit(
     session: Session,
-    description: Annotated[str, typer.Option(help="What it is about.", show_default=False)],
     name: MaybeName = None,
+    description: Annotated[str | None, typer.Option(help="What it is about.", show_default=False)] = None,
+    sidecars: Annotated[
+        bool | None,
+        typer.Option(
+            "--sidecars/--no-sidecars",
+            help="Whether there are to be BCF copies of its VCF files, which queries read faster.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Change the description of a project."""
-    _show(session, session.client.projects.change(name or session.project, description=description))
+    """Change a project; what is not named stays."""
+    if description is None and sidecars is None:
+        raise UsageError("Nothing is to be changed.", hint="Give --description, --sidecars or --no-sidecars.")
+    changed = session.client.projects.change(name or session.project, description=description, sidecars=sidecars)
+    _show(session, changed)
 
 
 @command(app, "usage", example=["divbase projects usage vole-2024", "divbase projects usage --month 2024-05"])

@@ -131,6 +131,9 @@ def print_plan(session: Session, plan: Plan) -> None:
         ]
     )
     session.output.text("")
+    for one in plan.inputs:
+        if one.copy_size is not None:
+            session.output.text(f"in/{one.number}.bcf is the BCF copy of {one.key} ({size(one.copy_size)})")
     for line in plan.commands:
         session.output.text(line)
     _warn(session, plan)

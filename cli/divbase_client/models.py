@@ -137,6 +137,7 @@ class Project(Answer):
     created_at: datetime
     files: int
     bytes: int
+    sidecars: bool = Field(default=False, description="Whether there are to be BCF copies of its VCF files")
 
 
 class NewProject(Wire):
@@ -148,7 +149,10 @@ class NewProject(Wire):
 
 
 class ProjectChange(Wire):
+    """Fields that are None stay as they are. `sidecars`: whether there are to be BCF copies of the VCF files."""
+
     description: str | None = Field(default=None, max_length=1000)
+    sidecars: bool | None = None
 
 
 class AllocationValues(Answer):
@@ -298,13 +302,27 @@ class File(Answer):
     is_latest: bool
 
 
+class Sidecar(Answer):
+    """The BCF copy of a version, which queries may read in its place. `job` writes or wrote it.
+
+    `state`: WRITING, READY, or NONE where there will be none, for a `reason`. `size` is that of copy and index; None
+    unless it is READY.
+    """
+
+    state: Literal["WRITING", "READY", "NONE"]
+    size: int | None
+    reason: str | None
+    job: str
+
+
 class FileDetail(File):
-    """`index_job`: the job that is building the index, or built it."""
+    """`index_job`: the job that is building the index, or built it. `sidecar`: None where nobody made or makes one."""
 
     sample_names: list[str]
     contig_list: list[Contig]
     index_key: str | None
     index_job: str | None
+    sidecar: Sidecar | None = None
 
 
 class Presigned(Answer):
@@ -508,6 +526,8 @@ class NewJob(Query):
 
 
 class PlannedInput(Answer):
+    """`copy_size`: of the file's BCF copy, where the job reads that instead; `bytes_needed` are of the copy then."""
+
     number: int
     key: str
     version_id: str
@@ -515,6 +535,7 @@ class PlannedInput(Answer):
     samples: list[str] | None
     group: int
     bytes_needed: int
+    copy_size: int | None = None
 
 
 class Plan(Answer):
@@ -618,7 +639,7 @@ class Job(Answer):
 
     id: str
     project: str
-    kind: Literal["query", "index", "repair"]
+    kind: Literal["query", "index", "repair", "sidecar"]
     name: str
     state: JobState
     reason: str | None = Field(description="Machine-readable reason of a failure")
@@ -655,7 +676,7 @@ class Job(Answer):
 
 
 class JobDetail(Job):
-    """`query` and `plan` are None for index jobs and repairs.
+    """`query` and `plan` are None for all jobs but queries.
 
     `reused`: the answer to a submission is this job, which ran before with an equal plan. `query` is then the question
     that it was asked, and `plan` belongs to the one that was asked now: its warnings may be others. Of a repair: it is

@@ -34,8 +34,10 @@ class Projects:
         body = NewProject(name=name, description=description, bucket=bucket)
         return self._connection.post("/projects", Project, body, creates=True)
 
-    def change(self, name: str, *, description: str | None = None) -> Project:
-        return self._connection.patch(path_of("projects", name), Project, ProjectChange(description=description))
+    def change(self, name: str, *, description: str | None = None, sidecars: bool | None = None) -> Project:
+        """What is None stays. `sidecars`: whether there are to be BCF copies of its VCF files."""
+        change = ProjectChange(description=description, sidecars=sidecars)
+        return self._connection.patch(path_of("projects", name), Project, change)
 
     def allocation(self, name: str) -> Allocation:
         """What the project may charge and use at the cluster, and what holds where it has no value of its own."""

@@ -34,6 +34,7 @@ from divbase_gateway.services import (
     manifests,
     retention,
     settlement,
+    sidecars,
     submission,
     uploads,
     waiting,
@@ -49,6 +50,8 @@ _SUBMISSIONS_A_TICK = 200
 _SUBMITTING_S = 30.0
 _LOOSE_ENDS_A_TICK = 200
 _REMOVALS_A_TICK = 50
+_BETWEEN_COPIES = timedelta(seconds=10)
+"""How often is looked for files that want a BCF copy: their projects are read whole."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Reconciler:
         self._housekeeping = housekeeping
         self._housekept_at: datetime | None = None
         self._let_go_at: datetime | None = None
+        self._copied_at: datetime | None = None
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -401,9 +405,13 @@ class Reconciler:
     # --- afterwards ---
 
     def _clean_up(self) -> None:
-        """Give indexes to the files that waited for them and logs to ended jobs, then let the job directories go."""
+        """Give indexes and copies to files that waited for them, logs to ended jobs; let the jobs' directories go."""
         now = self._clock.now()
         aftermath.settle_indexes(self._database, self._store, _LOOSE_ENDS_A_TICK)
+        sidecars.settle_sidecars(self._database, self._store, _LOOSE_ENDS_A_TICK, now)
+        if self._copied_at is None or now - self._copied_at >= _BETWEEN_COPIES:
+            sidecars.look_after(self._database, self._store, _LOOSE_ENDS_A_TICK, now)
+            self._copied_at = now
         aftermath.discard_directories(self._database, self._scheduler, self._store, _LOOSE_ENDS_A_TICK, now)
         if self._housekept_at is None or now - self._housekept_at > timedelta(hours=1):
             self._housekeeping(now)

@@ -5,7 +5,7 @@ It must run on the oldest Python of a compute node (3.6, standard library only) 
 `manifest.json` beside it says: docs/node-protocol.md is the whole contract. Whether it deals with the gateway or with
 S3 alone is known to one class, its desk. No token and no signed URL ever reaches the log.
 
-    divbase_node.py claim | stage | run | index | repair PATH MB | push PATH | finish STATUS [REASON]
+    divbase_node.py claim | stage | run | index | repair PATH MB | sidecar PATH | push PATH | finish STATUS [REASON]
 
 Exit status: 0 done, 3 the attempt is not ours (nothing was done), 74, 75 and 76 nobody could be told (claim and finish
 only: S3 away, gateway away, URLs expired), 140 and 143 stopped by a signal, 1 anything else.
@@ -735,7 +735,7 @@ def stage(job):
         job.state["staged"] = {"bytes_fetched": total - cache.bytes, "bytes_from_cache": cache.bytes}
     for entry in job.manifest["inputs"]:
         if job.manifest["kind"] != "repair" or is_bgzf(staged_path(job, entry)):
-            require_bgzf(staged_path(job, entry), entry["key"])
+            require_bgzf(staged_path(job, entry), label_of(entry))
         require_positions(staged_path(job, entry), entry)
     job.record_time("staging_s", started)
     job.state.save()
@@ -743,6 +743,11 @@ def stage(job):
     seconds = job.state["timings"]["staging_s"]
     found = ", %s of it from the cache (%d spans)" % (readable(cache.bytes), cache.hits) if cache.asked else ""
     say("staged: %d files, %s of %s in %.1f s%s" % (len(copies), readable(total), stored, seconds, found))
+
+
+def label_of(entry):
+    """What an input is called in messages: people know the file, not its BCF copy."""
+    return entry["key"] if entry.get("copy_key") is None else "the BCF copy of " + entry["key"]
 
 
 def staged_path(job, entry):
@@ -753,10 +758,10 @@ def copies_of(job, entry):
     path = staged_path(job, entry)
     if entry.get("part") is not None:
         return [PartialCopy(entry, path)]
-    copies = [Copy(entry["key"], entry["number"], "request", entry, path)]
+    copies = [Copy(label_of(entry), entry["number"], "request", entry, path)]
     index = entry.get("index")
     if index is not None:
-        label = "the index of " + entry["key"]
+        label = "the index of " + label_of(entry)
         copies.append(Copy(label, entry["number"], "index_request", index, path + "." + index["kind"]))
     return copies
 
@@ -801,7 +806,7 @@ def require_positions(path, entry):
     """Raises Failed where the first record of a contig has POS 0: shards would not find it."""
     begins = entry.get("begins") or []
     with open(path, "rb") as file:
-        blocks = Blocks(entry["key"], file, 0, os.path.getsize(path), 0)
+        blocks = Blocks(label_of(entry), file, 0, os.path.getsize(path), 0)
         for offset in begins:
             if is_at_zero(blocks, offset, entry["format"]):
                 raise Failed(
@@ -1399,7 +1404,7 @@ class PartialCopy(Copy):
     """
 
     def __init__(self, entry, path):
-        super(PartialCopy, self).__init__(entry["key"], entry["number"], "request", entry, path + ".spans")
+        super(PartialCopy, self).__init__(label_of(entry), entry["number"], "request", entry, path + ".spans")
         self.part = entry["part"]
         self.format = entry["format"]
         self.made = path
@@ -2034,7 +2039,7 @@ def process_failure(job, argv, status, words):
         )
     if MEMORY_WORDS.search(words):
         return Failed("out_of_memory", "%s had not enough memory: %s" % (command, said))
-    keys = [e["key"] for e in job.manifest.get("inputs", []) if os.fsencode(input_word(e)) in argv]
+    keys = [label_of(e) for e in job.manifest.get("inputs", []) if os.fsencode(input_word(e)) in argv]
     if keys and DAMAGED_WORDS.search(words):
         return Failed("input_corrupt", "%s cannot be read whole. bcftools says: %s" % (keys[0], said))
     if NO_PLUGIN_WORDS.search(words):
@@ -2327,6 +2332,158 @@ def completed_header(path, missing):
     return b"".join(lines)
 
 
+# --- sidecar -----------------------------------------------------------------------------------------------------
+
+
+def sidecar(job, result):
+    """Writes the one input as BCF with its index, and proves that no query can tell the two apart."""
+    started = time.monotonic()
+    for name in ("tmp", "out"):
+        job.folder(name)
+    entry = job.manifest["inputs"][0]
+    total = os.path.getsize(staged_path(job, entry))
+    pipeline = Pipeline(job, [writer_of_copy(result, input_word(entry))])
+    with Progress(job.desk, "running", total, pipeline.bytes_read):
+        pipeline.run()
+        require_result(job, result)
+        build_index(job, result, result + ".csi")
+        name_all_contigs(job.path(result))
+        require_equal(job, input_word(entry), result)
+    job.state["commands"] = [shown_argv(process) for process in pipeline.processes]
+    job.state["counts"] = {"records": count_records(job, result), "samples": count_samples(job, result)}
+    job.record_time("running_s", started)
+    job.state.save()
+    say("copied: %d records, %d samples" % (job.state["counts"]["records"], job.state["counts"]["samples"]))
+
+
+def writer_of_copy(result, path):
+    words = ["view", "--no-version", "-Ob1", "-o", result, path]
+    return Process([b"b", b"--output", result.encode("utf-8"), b"--"] + [word.encode("utf-8") for word in words])
+
+
+def name_all_contigs(path):
+    """Gives the index of a BCF an entry for each contig of its header: bcftools 1.16 dies of one that it has not."""
+    import gzip
+
+    with gzip.open(path + ".csi") as file:
+        index = file.read()
+    at = 16 + struct.unpack_from("<i", index, 12)[0]
+    (known,) = struct.unpack_from("<i", index, at)
+    more = bcf_contigs(path) - known
+    if more <= 0:
+        return
+    index = index[:at] + struct.pack("<i", known + more) + index[at + 4 : -8] + bytes(4 * more) + index[-8:]
+    with open_private(path + ".csi") as file:
+        for begin in range(0, len(index), CONTENT_BYTES):
+            file.write(pack_block(index[begin : begin + CONTENT_BYTES]))
+        file.write(BGZF_END)
+
+
+def require_equal(job, path, copy):
+    """Raises Failed unless bcftools prints file and copy alike, and finds their records at the same places."""
+    text, other, ends = PrintedVcf(), Printed(), Printed()
+    listen(job, ["view", "--no-version", path], text.hear)
+    listen(job, ["view", "--no-version", copy], other.hear)
+    if text.digest() != other.digest():
+        raise unequal("bcftools prints another text of it than of the file: %s" % text.against(other))
+    listen(job, ["query", "--format", r"%END\n", copy], ends.hear)
+    if text.ends.digest() != ends.digest():
+        raise unequal("some of its records end elsewhere than END and REF say, so regions would find others in it")
+
+
+def unequal(words):
+    return Failed("copy_differs", "There will be no BCF copy of the file: %s." % words)
+
+
+class Printed(object):
+    """What bcftools prints, of which only size and SHA-256 are kept."""
+
+    def __init__(self):
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def hear(self, data):
+        self.sha256.update(data)
+        self.size += len(data)
+
+    def digest(self):
+        return self.sha256.hexdigest()
+
+    def against(self, other):
+        return "%d bytes (%s) and %d (%s)" % (other.size, other.digest()[:12], self.size, self.digest()[:12])
+
+
+class PrintedVcf(Printed):
+    """The text of a VCF; `ends` are where its records end, each in a line, by the rules that all releases share."""
+
+    def __init__(self):
+        super(PrintedVcf, self).__init__()
+        self.ends = Printed()
+        self.rest = b""
+
+    def hear(self, data):
+        super(PrintedVcf, self).hear(data)
+        lines = (self.rest + data).split(b"\n")
+        self.rest = lines.pop()
+        found = [end_of(line) for line in lines if not line.startswith(b"#")]
+        if found:
+            self.ends.hear(b"%d\n" * len(found) % tuple(found))
+
+
+SVLEN = re.compile(rb"(?:^|;)SVLEN=([^;]*)")
+END = re.compile(rb"(?:^|;)END=(\d+)")
+
+
+def end_of(line):
+    """The last position of a record, from 1. Raises Failed where that is not the same in all releases of bcftools."""
+    columns = line.split(b"\t", 9)
+    position, info = int(columns[1]), columns[7]
+    end = position + len(columns[3]) - 1
+    if position == 0:
+        raise unequal("it has a record at position 0, which indexes do not find")
+    if b"END=" in info:
+        match = END.search(info)
+        end = int(match.group(1)) if match and int(match.group(1)) >= position else end
+    if b"<" in columns[4]:
+        require_plain_length(columns, position, end)
+    return end
+
+
+def require_plain_length(columns, position, end):
+    """Newer releases of bcftools go by the lengths of symbolic alleles as well: what older ones wrote would not do."""
+    match = SVLEN.search(columns[7]) if any(not each.startswith(b"<INS") for each in columns[4].split(b",")) else None
+    lengths = [abs(int(each)) for each in match.group(1).split(b",") if each.lstrip(b"-").isdigit()] if match else []
+    blocks = len(columns) > 8 and b"LEN" in columns[8].split(b":")
+    if blocks or any(position + length > end for length in lengths):
+        place = b"%s:%d" % (columns[0], position)
+        raise unequal(
+            "where its record at %s ends is said by SVLEN or LEN, which not all releases of bcftools go by"
+            % place.decode("utf-8", "replace")
+        )
+
+
+def listen(job, arguments, hear):
+    """Runs bcftools to its end and gives what it prints to `hear`, piece by piece."""
+    process = start_bcftools(arguments, cwd=job.scratch, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    words = collections.deque(maxlen=50)  # type: collections.deque[bytes]
+    listener = threading.Thread(target=lambda: words.extend(process.stderr))
+    listener.daemon = True
+    listener.start()
+    try:
+        for data in iter(lambda: os.read(process.stdout.fileno(), 1 << 20), b""):
+            hear(data)
+        status = process.wait()
+        listener.join()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+    said = b"".join(words).decode("utf-8", "replace")
+    if status != 0 or has_error(said):
+        raise process_failure(job, [word.encode("utf-8") for word in arguments], status, said)
+
+
 # --- push --------------------------------------------------------------------------------------------------------
 
 
@@ -2359,7 +2516,7 @@ def send(job, role, path, progress):
 
 def provenance(job):
     """How the result was made: enough to make it again, and to see that it is the same."""
-    facts = ("number", "key", "size", "etag", "sha256", "samples")
+    facts = ("number", "key", "copy_key", "size", "etag", "sha256", "samples")
     state = job.state
     return {
         "request": job.manifest.get("provenance"),
@@ -2619,6 +2776,8 @@ def perform(job, arguments):
         push(job, arguments[1])
     elif command == "repair":
         repair(job, arguments[1], int(arguments[2]))
+    elif command == "sidecar":
+        sidecar(job, arguments[1])
     else:
         {"claim": claim, "stage": stage, "run": run, "index": index}[command](job)
     return 0

@@ -46,10 +46,14 @@ class Header:
 
 @dataclass(frozen=True)
 class ScriptInput:
-    """A file that the job reads, for the comments only: its key may hold any character."""
+    """A file that the job reads, for the comments only: its key may hold any character.
+
+    `is_copy`: what is read is its BCF copy.
+    """
 
     number: int
     key: str
+    is_copy: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,16 @@ class RepairScript:
     prologue: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class SidecarScript:
+    """A job that writes the BCF copy of one file. `result`: its path relative to the scratch folder."""
+
+    header: Header
+    input: ScriptInput
+    result: str
+    prologue: tuple[str, ...] = ()
+
+
 class Raw(str):
     """Text that is bash already: the template engine does not quote it."""
 
@@ -136,6 +150,11 @@ def render_index(script: IndexScript) -> str:
 def render_repair(script: RepairScript) -> str:
     """The batch script of a repair; raises ValueError like `render_query`."""
     return _template("repair.sh.j2").render(script=script, header=script.header, prologue=script.prologue)
+
+
+def render_sidecar(script: SidecarScript) -> str:
+    """The batch script that writes a BCF copy; raises ValueError like `render_query`."""
+    return _template("sidecar.sh.j2").render(script=script, header=script.header, prologue=script.prologue)
 
 
 def node_helper_source() -> bytes:

@@ -15,8 +15,9 @@ from divbase_gateway.api.jobs import detail_of as job_detail_of
 from divbase_gateway.api.pagination import Paging
 from divbase_gateway.api.presigned import presigned_of
 from divbase_gateway.domain.files import FileState
-from divbase_gateway.services import drain, files, repairs, retention
+from divbase_gateway.services import drain, files, repairs, retention, sidecars
 from divbase_gateway.services.files import FileDownload, Listing
+from divbase_gateway.services.sidecars import SidecarView
 from divbase_gateway.services.versions import StoredFile
 
 router = APIRouter(tags=["files"])
@@ -43,7 +44,8 @@ def list_files(
 @router.get("/projects/{project}/files/info")
 def file_info(key: Key, caller: Reader, session: ReadSession, version: Version = None) -> models.FileDetail:
     """One file with its samples and contigs."""
-    return detail_of(files.get_file(session, caller.project, key, version))
+    file = files.get_file(session, caller.project, key, version)
+    return detail_of(file, sidecars.look_at(session, file.row_id))
 
 
 @router.get("/projects/{project}/files/download")
@@ -132,8 +134,8 @@ def file_of(file: StoredFile) -> models.File:
     return models.File.model_validate(_fields(file))
 
 
-def detail_of(file: StoredFile) -> models.FileDetail:
-    """The wire form with names of samples and contigs."""
+def detail_of(file: StoredFile, sidecar: SidecarView | None) -> models.FileDetail:
+    """The wire form with names of samples and contigs, and the BCF copy."""
     return models.FileDetail.model_validate(
         _fields(file)
         | {
@@ -141,6 +143,7 @@ def detail_of(file: StoredFile) -> models.FileDetail:
             "contig_list": [models.Contig.model_validate(contig) for contig in file.contigs],
             "index_key": file.index.key if file.index else None,
             "index_job": file.index_job,
+            "sidecar": None if sidecar is None else models.Sidecar.model_validate(sidecar),
         }
     )
 

@@ -27,6 +27,8 @@ from divbase_gateway.services.plans import query_plan_of
 router = APIRouter(tags=["jobs"])
 
 
+JobKind = Literal["query", "index", "repair", "sidecar"]
+
 _REUSED: dict[int | str, dict[str, Any]] = {
     200: {"model": models.JobDetail, "description": "An earlier job has the answer"}
 }
@@ -72,7 +74,7 @@ def list_jobs(
     paging: Paging,
     state: Annotated[list[models.JobState] | None, Query(description="Only jobs in these states")] = None,
     mine: Annotated[bool, Query(description="Only the caller's own")] = False,
-    kind: Annotated[Literal["query", "index", "repair"] | None, Query(description="Only jobs of this kind")] = None,
+    kind: Annotated[JobKind | None, Query(description="Only jobs of this kind")] = None,
 ) -> models.Page[models.Job]:
     """The project's jobs, newest first."""
     found = jobs.list_jobs(

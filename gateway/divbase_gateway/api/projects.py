@@ -9,6 +9,7 @@ from divbase_gateway.api.auth import Admin, Manager, Reader, User
 from divbase_gateway.api.deps import ReadSession, TheGateway, WriteSession
 from divbase_gateway.api.idempotency import Once, idempotently
 from divbase_gateway.api.pagination import Paging
+from divbase_gateway.db.session import after_commit
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.domain.retention import GRACE
 from divbase_gateway.services import projects, retention, storage
@@ -48,9 +49,13 @@ def get_project(caller: Reader, session: ReadSession) -> models.Project:
 
 
 @router.patch("/projects/{project}")
-def change_project(change: models.ProjectChange, caller: Manager, session: WriteSession) -> models.Project:
-    """Change the description."""
-    return wire_project(projects.change_project(session, caller, change.description))
+def change_project(
+    change: models.ProjectChange, caller: Manager, session: WriteSession, gateway: TheGateway
+) -> models.Project:
+    """Change the description, and whether there are to be BCF copies of the project's files."""
+    if change.sidecars is not None:
+        after_commit(session, gateway.wake)
+    return wire_project(projects.change_project(session, caller, change.description, change.sidecars))
 
 
 @router.get("/projects/{project}/storage")
@@ -112,6 +117,7 @@ def wire_project(summary: ProjectSummary) -> models.Project:
         bucket=summary.project.bucket,
         role=models.Role(summary.role.value),
         created_at=summary.project.created_at,
+        sidecars=summary.project.sidecars,
         files=summary.files,
         bytes=summary.bytes,
     )

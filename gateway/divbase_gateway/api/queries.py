@@ -12,7 +12,7 @@ from divbase_gateway.api.auth import Querier
 from divbase_gateway.api.deps import Gateway, TheGateway
 from divbase_gateway.domain.allocations import Labels
 from divbase_gateway.domain.errors import InvalidSelection
-from divbase_gateway.domain.queries import OutputFormat, Plan, Process, QueryRequest, Selection
+from divbase_gateway.domain.queries import OutputFormat, Plan, PlannedInput, Process, QueryRequest, Selection
 from divbase_gateway.services import queries, storage
 from divbase_gateway.services.allocations import labels_of
 from divbase_gateway.services.keys import Caller
@@ -80,7 +80,7 @@ def plan_of(plan: Plan, labels: Labels | None = None) -> models.Plan:
         labels: what SLURM would be told of the job, if it is not submitted yet.
     """
     return models.Plan(
-        inputs=[models.PlannedInput.model_validate(each) for each in plan.inputs],
+        inputs=[_input(each) for each in plan.inputs],
         combine=plan.combine.value,
         samples=list(plan.samples),
         dropped_samples=list(plan.dropped_samples),
@@ -100,6 +100,19 @@ def plan_of(plan: Plan, labels: Labels | None = None) -> models.Plan:
         scratch_mb=plan.scratch_mb,
         warnings=list(plan.warnings),
         digest=plan.digest,
+    )
+
+
+def _input(planned: PlannedInput) -> models.PlannedInput:
+    return models.PlannedInput(
+        number=planned.number,
+        key=planned.key,
+        version_id=planned.version_id,
+        size=planned.size,
+        samples=None if planned.samples is None else list(planned.samples),
+        group=planned.group,
+        bytes_needed=planned.source.bytes_needed,
+        copy_size=None if planned.copy is None else planned.copy.size,
     )
 
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.engine import Dialect
@@ -119,6 +120,7 @@ class ProjectRow(Base):
     description: Mapped[str] = mapped_column(String(1000), default="")
     bucket: Mapped[str] = mapped_column(String(63), unique=True)
     created_at: Mapped[datetime]
+    sidecars: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())  # BCF copies of its files
     # What the project may charge and use at the cluster (`domain.allocations`); None: as the site's settings say.
     slurm_account: Mapped[str | None] = mapped_column(String(64))
     slurm_partition: Mapped[str | None] = mapped_column(String(64))
@@ -215,6 +217,46 @@ class IndexMapRow(Base):
     __tablename__ = "index_maps"
 
     version_row_id: Mapped[int] = mapped_column(ForeignKey("file_versions.id", ondelete="CASCADE"), primary_key=True)
+    contig: Mapped[str] = mapped_column(String(255), primary_key=True)
+    packed: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class SidecarRow(Base):
+    """The BCF copy of a file version, or why there is none (see `domain.sidecars`).
+
+    A row outlives its version, because the copy is in the bucket until it is removed there.
+    """
+
+    __tablename__ = "sidecars"
+
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
+    version_row_id: Mapped[int | None] = mapped_column(ForeignKey("file_versions.id", ondelete="SET NULL"), unique=True)
+    state: Mapped[str] = mapped_column(String(10))
+    state_since: Mapped[datetime]
+    reason: Mapped[str | None] = mapped_column(Text)  # why there is none
+    job: Mapped[str] = mapped_column(String(20), index=True)  # public id of the one that writes or wrote it
+    key: Mapped[str] = mapped_column(String(1100))  # the index has the same and .csi
+    # What is in the bucket; None while nothing of it is known to be
+    version_id: Mapped[str | None] = mapped_column(String(255))
+    size: Mapped[int | None]
+    etag: Mapped[str | None] = mapped_column(String(100))
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    index_version_id: Mapped[str | None] = mapped_column(String(255))
+    index_size: Mapped[int | None]
+    index_etag: Mapped[str | None] = mapped_column(String(100))
+    index_sha256: Mapped[str | None] = mapped_column(String(64))
+    data_begin: Mapped[int | None]  # virtual offset of the first record
+
+    project: Mapped[ProjectRow] = relationship(lazy="raise")
+
+
+class SidecarMapRow(Base):
+    """What the index of a BCF copy says of one contig (see `domain.index_maps`)."""
+
+    __tablename__ = "sidecar_maps"
+
+    sidecar_id: Mapped[int] = mapped_column(ForeignKey("sidecars.id", ondelete="CASCADE"), primary_key=True)
     contig: Mapped[str] = mapped_column(String(255), primary_key=True)
     packed: Mapped[bytes] = mapped_column(LargeBinary)
 
@@ -325,7 +367,7 @@ class JobRow(Base):
     public_id: Mapped[str] = mapped_column(String(20), unique=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
-    kind: Mapped[str] = mapped_column(String(10))  # query, index or repair
+    kind: Mapped[str] = mapped_column(String(10))  # query, index, repair or sidecar
     name: Mapped[str] = mapped_column(String(100))
     query: Mapped[dict[str, Any] | None]  # as asked (wire form), None for other kinds
     plan: Mapped[dict[str, Any]]

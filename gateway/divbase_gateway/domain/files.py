@@ -63,6 +63,24 @@ class IndexRef:
 
 
 @dataclass(frozen=True)
+class Sidecar:
+    """The BCF copy of one version of a file: the same header and records, which queries may read in its place.
+
+    Attributes:
+        sha256: hex, as the job that wrote it stated it and the store bears out.
+        data_begin: virtual offset at which its records begin.
+    """
+
+    key: str
+    version_id: str
+    size: int
+    etag: str
+    sha256: str
+    index: IndexRef
+    data_begin: int
+
+
+@dataclass(frozen=True)
 class CataloguedFile:
     """One version of a variant file, as far as planning needs to know it.
 
@@ -72,6 +90,7 @@ class CataloguedFile:
         size: bytes.
         sha256: hex, as the uploader stated it and S3's part checksums bear out; None for adopted objects.
         data_begin: virtual offset at which the records begin; None where the catalogue keeps no maps of its contigs.
+        sidecar: its BCF copy, where queries may read one.
     """
 
     key: str
@@ -86,6 +105,7 @@ class CataloguedFile:
     contigs: tuple[Contig, ...]
     index: IndexRef | None
     data_begin: int | None = None
+    sidecar: Sidecar | None = None
 
 
 def format_of(key: str) -> FileFormat:

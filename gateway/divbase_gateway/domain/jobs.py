@@ -27,6 +27,9 @@ class JobState(StrEnum):
         return self in ENDS
 
 
+UNASKED = frozenset({"index", "sidecar"})
+"""Kinds of jobs that nobody asks for: uploads bring them about, so no limit refuses them."""
+
 ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST})
 
 
@@ -36,6 +39,7 @@ class Reason(StrEnum):
     INPUT_MISSING = "input_missing"
     INPUT_CORRUPT = "input_corrupt"
     UNSORTED = "unsorted"
+    COPY_DIFFERS = "copy_differs"
     BCFTOOLS_FAILED = "bcftools_failed"
     BCFTOOLS_MISSING = "bcftools_missing"
     DISK_FULL = "disk_full"
@@ -77,6 +81,7 @@ _WORDS = {
     Reason.INPUT_MISSING: "An input file is no longer in the bucket in the version that the query was planned on.",
     Reason.INPUT_CORRUPT: "An input file is damaged, or is not the file that the query was planned on.",
     Reason.UNSORTED: "The records of the file are not sorted by position, so it cannot be indexed.",
+    Reason.COPY_DIFFERS: "A BCF copy of the file would not be the same in everything that a query can see.",
     Reason.BCFTOOLS_FAILED: "bcftools failed.",
     Reason.BCFTOOLS_MISSING: "There is no working bcftools on the compute node; the site's operator must install it.",
     Reason.DISK_FULL: "The disk of the compute node is full.",

@@ -16,6 +16,8 @@ What bcftools does, and what follows from it (seen in its source and in 1.24):
   compresses with `--threads` writes the same bytes as without. So shards are all at work at once, each into a BCF, and
   one process joins them.
 - `-t ^` leaves out by POS, beside `-r`, which takes what overlaps.
+- What reads a VCF writes a missing FILTER to a BCF in another way than what reads a BCF or a stream (both mean the
+  same; 1.24). So a BCF is never written by what reads the file: its bytes would tell shards and copies from none.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from itertools import pairwise
 
 from divbase_gateway.domain.after_steps import AfterSteps
 from divbase_gateway.domain.combining import Group, Member, plain_concat_order, union_contigs
+from divbase_gateway.domain.files import FileFormat
 from divbase_gateway.domain.outputs import Output
-from divbase_gateway.domain.queries import CombineKind, Process
+from divbase_gateway.domain.queries import CombineKind, OutputFormat, Process
 from divbase_gateway.domain.regions import Region, format_regions, parse_regions, sort_by_contig
 from divbase_gateway.domain.shards import Shard
 from divbase_gateway.domain.step_grammar import ReadStep, StepOption
@@ -47,17 +50,19 @@ _ALSO_FOR_CUT = ("no-update",)
 class Numbered:
     """A member with its number in the plan and the samples that it is cut down to (None: not cut).
 
-    `keep_counts`: the samples are only reordered, so INFO/AC and AN stay as they are.
+    `keep_counts`: the samples are only reordered, so INFO/AC and AN stay as they are. `reads_copy`: as BCF.
     """
 
     number: int
     member: Member
     samples: tuple[str, ...] | None
     keep_counts: bool = False
+    reads_copy: bool = False
 
     @property
     def path(self) -> str:
-        return f"in/{self.number}.{self.member.file.format.value}"
+        read = FileFormat.BCF if self.reads_copy else self.member.file.format
+        return f"in/{self.number}.{read.value}"
 
 
 def build_processes(
@@ -77,7 +82,9 @@ def build_processes(
     processes = _by_shard(groups, numbered, steps, kind, shards) if sharded else _combine(groups, numbered, steps, kind)
     for number, step in enumerate(after.steps, start=1):
         processes.append(Process(f"a{number}", _after_argv(step), sources=(processes[-1].id,)))
-    if not after.steps and processes[-1].argv[0] == "merge":  # its own process, so that it compresses beside the merge
+    merged = processes[-1].argv[0] == "merge"  # then a process of its own compresses beside it
+    direct = output.format is OutputFormat.BCF and not processes[-1].sources
+    if not after.steps and (merged or direct):
         processes.append(Process("out", ("view", "--no-version", STREAM), sources=(processes[-1].id,)))
     return (*processes[:-1], _write(processes[-1], output, threads=len(shards) if sharded else 0))
 

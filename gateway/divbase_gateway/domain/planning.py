@@ -18,13 +18,13 @@ from divbase_gateway.domain.choosing import ChosenFiles, ChosenSamples, check_co
 from divbase_gateway.domain.combining import Group, Member, group_members, kind_of, union_contigs
 from divbase_gateway.domain.corrections import Correction
 from divbase_gateway.domain.errors import InvalidName, InvalidSelection, InvalidStep
-from divbase_gateway.domain.estimates import UNCORRECTED, Estimate, affordable_shards, estimate
+from divbase_gateway.domain.estimates import UNCORRECTED, Estimate, affordable_shards, estimate, is_cheaper
 from divbase_gateway.domain.files import CataloguedFile
 from divbase_gateway.domain.index_maps import FileMap, first_offset
 from divbase_gateway.domain.outputs import Output, choose_output
 from divbase_gateway.domain.pipeline import Numbered, build_processes
 from divbase_gateway.domain.plans import digest_plan, plan_from_dict, plan_to_dict
-from divbase_gateway.domain.queries import CombineKind, Plan, PlannedInput, Process, QueryRequest
+from divbase_gateway.domain.queries import CombineKind, InputCopy, Plan, PlannedInput, Process, QueryRequest
 from divbase_gateway.domain.regions import Region, format_regions, parse_regions
 from divbase_gateway.domain.samples import SampleTable, list_some
 from divbase_gateway.domain.shards import Shard, cut, follows, in_order
@@ -34,8 +34,8 @@ from divbase_gateway.domain.steps import Steps, parse_steps
 __all__ = ["LoadMaps", "make_plan", "plan_from_dict", "plan_to_dict", "validate_result_name"]
 
 LoadMaps = Callable[[Sequence[CataloguedFile], Sequence[str]], Mapping[str, FileMap]]
-"""Gives, by key, what is known of the indexes of these files on these contigs; files may be missing, they are read
-whole. Asked once a plan, and where there are no regions only if the work is enough for shards."""
+"""Gives, by key, what is known of the indexes of these files and of their BCF copies on these contigs; files may be
+missing, they are read whole. Asked once a plan, and where there are no regions only if there is work for shards."""
 
 MAX_SHARDED_CONTIGS = 1000
 MAX_REGIONS_BYTES = 100_000
@@ -100,7 +100,7 @@ def make_plan(
     members = _members(chosen.files, steps, asked, places)
     groups = group_members(members)
     work = _Work(steps, after, output, groups, _lay_out(groups, asked), places, correction)
-    plan = _assemble(work, chosen, asked)
+    plan, work = _read_copies(_assemble(work, chosen, asked), work)
     count = shards or affordable_shards(plan.inputs, plan.processes, len(work.layout.samples), work.share, ceilings)
     return _share_out(plan, work, _find_all_places(work, load_maps), count) if count > 1 else plan
 
@@ -125,7 +125,14 @@ class _Places:
 
     def of(self, member: Member) -> FileMap | None:
         """The map of a file, if it tells of every contig on which records are looked for."""
-        found = self.maps.get(member.file.key)
+        return self._whole(member.file.key, member)
+
+    def of_copy(self, member: Member) -> FileMap | None:
+        """The map of its BCF copy, on the same condition."""
+        return None if member.file.sidecar is None else self._whole(member.file.sidecar.key, member)
+
+    def _whole(self, key: str, member: Member) -> FileMap | None:
+        found = self.maps.get(key)
         wanted = {region.contig for region in self.regions}.intersection(member.data)
         return found if found is not None and wanted <= found.contigs.keys() else None
 
@@ -263,6 +270,43 @@ def _assemble(work: _Work, chosen: ChosenFiles, asked: ChosenSamples) -> Plan:
     return replace(plan, digest=digest_plan(plan))
 
 
+def _read_copies(plan: Plan, work: _Work) -> tuple[Plan, _Work]:
+    """The plan with those BCF copies that are cheaper to read; its digest stays, for so do the bytes of the result."""
+    numbered = work.layout.numbered
+    inputs = tuple(
+        replace(each, copy=_cheaper_copy(entry.member, each, work.places))
+        for entry, each in zip(numbered, plan.inputs, strict=True)
+    )
+    if all(each.copy is None for each in inputs):
+        return plan, work
+    copied = {each.number for each in inputs if each.copy is not None}
+    read = tuple(replace(entry, reads_copy=entry.number in copied) for entry in numbered)
+    work = replace(work, layout=replace(work.layout, numbered=read))
+    processes = work.processes()
+    return replace(plan, inputs=inputs, processes=processes, **asdict(work.estimate(inputs, processes))), work
+
+
+def _cheaper_copy(member: Member, planned: PlannedInput, places: _Places) -> InputCopy | None:
+    found = member.file.sidecar
+    if found is None:
+        return None
+    file_map = places.of_copy(member)
+    part = None if file_map is None else part_for(places.regions, file_map, found.size)
+    needed = found.size + found.index.size if part is None else part.size
+    if not is_cheaper(needed, planned.bytes_needed):
+        return None
+    return InputCopy(
+        key=found.key,
+        version_id=found.version_id,
+        size=found.size,
+        etag=found.etag,
+        sha256=found.sha256,
+        index=found.index,
+        bytes_needed=needed,
+        part=part,
+    )
+
+
 def _share_out(plan: Plan, work: _Work, places: _Places, count: int) -> Plan:
     """The plan with its work in shards, if it can be cut; its digest stays, for so do the bytes of the result."""
     shards = _cut(work, places, count)
@@ -272,7 +316,7 @@ def _share_out(plan: Plan, work: _Work, places: _Places, count: int) -> Plan:
     cost = work.estimate(plan.inputs, processes, len(shards))
     inputs = plan.inputs
     if not work.places.regions:  # bcftools would read them from end to end
-        inputs = tuple(replace(each, begins=_begins(places.maps[each.key])) for each in inputs)
+        inputs = tuple(_with_begins(each, places.maps) for each in inputs)
     return replace(plan, inputs=inputs, processes=processes, shards=len(shards), **asdict(cost))
 
 
@@ -298,7 +342,8 @@ def _cut(work: _Work, places: _Places, count: int) -> tuple[Shard, ...]:
     members = [member for group in work.groups for member in group.members]
     files = [found for member in members if (found := places.of(member)) is not None]
     by_variants = work.steps.steps[0].value("regions-overlap") == "2"
-    if by_variants or len(files) < len(members) or _may_ask_for_zero(work):
+    unknown = any(entry.reads_copy and places.of_copy(entry.member) is None for entry in work.layout.numbered)
+    if by_variants or unknown or len(files) < len(members) or _may_ask_for_zero(work):
         return ()
     if not work.steps.regions and not all(map(follows, files, (member.header for member in members))):
         return ()
@@ -310,6 +355,11 @@ def _cut(work: _Work, places: _Places, count: int) -> tuple[Shard, ...]:
 def _may_ask_for_zero(work: _Work) -> bool:
     """Whether `--targets` names whole contigs. It finds records of POS 0 there, by `--regions` there are none."""
     return not work.steps.regions and any(region.start is None for region in work.places.regions)
+
+
+def _with_begins(entry: PlannedInput, maps: Mapping[str, FileMap]) -> PlannedInput:
+    copy = None if entry.copy is None else replace(entry.copy, begins=_begins(maps[entry.copy.key]))
+    return replace(entry, begins=_begins(maps[entry.key]), copy=copy)
 
 
 def _begins(file: FileMap) -> tuple[int, ...]:

@@ -8,18 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
+from divbase_gateway.domain.estimates import slower
 from divbase_gateway.domain.files import IndexKind, IndexRef
-from divbase_gateway.domain.queries import CombineKind, OutputFormat, Plan, PlannedInput, Process
+from divbase_gateway.domain.queries import CombineKind, InputCopy, OutputFormat, Plan, PlannedInput, Process
 from divbase_gateway.domain.spans import IndexedContig, Part, Span
 
 RECIPE = 1
 """How a plan becomes a result, in one number. Raise it with a change of the job script, of node.py or of the pipes that
 gives other records, another header or other bytes for the same plan: earlier results then answer no question again."""
 
-_NEWER = ("part", "begins")
+_NEWER = ("part", "begins", "copy")
 """Of an input; what plans of the first releases do not have."""
 
 _LATER = ("shards", "model_s", "expected_s")
@@ -50,14 +51,15 @@ def plan_from_dict(data: Mapping[str, Any]) -> Plan:
 def digest_plan(plan: Plan, recipe: int = RECIPE) -> str:
     """sha256 hex over what decides the result: inputs with their versions, processes, output, the recipe.
 
-    Not costs or warnings, nor which part of an input is read. A result answers every question of the same digest, so
-    whatever makes a job's result another than that of another job has to be in here.
+    Not costs or warnings, nor which part of an input is read, nor whether its BCF copy is. A result answers every
+    question of the same digest, so whatever makes a job's result another than that of another job has to be in here.
 
     Args:
-        plan: not in shards. A plan in shards has the digest of the one without, for it gives the same bytes.
+        plan: not in shards, and no copy is read. A plan in shards, or of copies, has the digest of the one without, for
+            it gives the same bytes.
     """
-    if plan.shards != 1:
-        raise ValueError("the processes of shards do not decide a result")
+    if plan.shards != 1 or any(entry.copy for entry in plan.inputs):
+        raise ValueError("the processes of shards, and of copies, do not decide a result")
     content = {
         "recipe": recipe,
         "inputs": [_digest_input(entry) for entry in plan.inputs],
@@ -110,7 +112,7 @@ def _names(kind: type) -> list[str]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Part):
         return part_to_dict(value)
-    if isinstance(value, PlannedInput | Process | IndexRef):
+    if isinstance(value, PlannedInput | InputCopy | Process | IndexRef):
         return {name: _plain(getattr(value, name)) for name in _names(type(value))}
     if isinstance(value, tuple):
         return [_plain(item) if not isinstance(item, str) else item for item in value]
@@ -123,10 +125,31 @@ def _frozen(value: Any) -> Any:
 
 def _input_from_dict(data: Mapping[str, Any]) -> PlannedInput:
     values = {name: _frozen(data[name]) for name in _names(PlannedInput) if name not in _NEWER}
-    part = data.get("part")
-    values["begins"] = tuple(data.get("begins", ()))
-    values["part"] = None if part is None else part_from_dict(part)
-    index = dict(data["index"])
+    copy = data.get("copy")
+    return PlannedInput(**values | _read_from_dict(data), copy=None if copy is None else _copy_from_dict(copy))
+
+
+def _copy_from_dict(data: Mapping[str, Any]) -> InputCopy:
+    return InputCopy(**{name: data[name] for name in _names(InputCopy)} | _read_from_dict(data))
+
+
+def _read_from_dict(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What an input and its copy have alike and JSON has not."""
+    part, index = data.get("part"), dict(data["index"])
     index["kind"] = IndexKind(index["kind"])
-    values["index"] = IndexRef(**index)
-    return PlannedInput(**values)
+    return {
+        "index": IndexRef(**index),
+        "part": None if part is None else part_from_dict(part),
+        "begins": tuple(data.get("begins", ())),
+    }
+
+
+def without_copies(plan: Plan) -> Plan:
+    """The same plan reading the files themselves, for when a copy is gone; it asks for the time that this may take."""
+    copied = [entry for entry in plan.inputs if entry.copy is not None]
+    names = {f"in/{entry.number}.{entry.read_format}": f"in/{entry.number}.{entry.format}" for entry in copied}
+    processes = (
+        replace(process, argv=tuple(names.get(word, word) for word in process.argv)) for process in plan.processes
+    )
+    inputs = tuple(replace(entry, copy=None) for entry in plan.inputs)
+    return replace(slower(plan) if copied else plan, inputs=inputs, processes=tuple(processes))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from divbase_gateway.domain.files import IndexRef
+from divbase_gateway.domain.files import FileFormat, IndexRef
 from divbase_gateway.domain.spans import Part
 
 
@@ -68,8 +68,27 @@ class CombineKind(StrEnum):
 
 
 @dataclass(frozen=True)
+class InputCopy:
+    """The BCF copy of an input, which the job reads in its place. The same records come of either.
+
+    Attributes:
+        bytes_needed, part, begins: of the copy, as those of the input.
+    """
+
+    key: str
+    version_id: str
+    size: int
+    etag: str
+    sha256: str | None
+    index: IndexRef
+    bytes_needed: int
+    part: Part | None = None
+    begins: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class PlannedInput:
-    """One file version that the job reads.
+    """One file version that the question is about, and how the job reads it.
 
     Attributes:
         number: 1-based, in key order; the node stages it as `in/<number>.vcf.gz` (or `.bcf`) with its index beside.
@@ -80,6 +99,7 @@ class PlannedInput:
         part: what to read of the file; None for the whole of it. The same records come of either.
         begins: virtual offsets of the first record on each contig, where the node has to see that none has POS 0:
             shards read by index, and an index finds no such record.
+        copy: what is read in place of the file. The rest is about the file all the same: a plan is about files.
     """
 
     number: int
@@ -95,6 +115,17 @@ class PlannedInput:
     bytes_needed: int
     part: Part | None = None
     begins: tuple[int, ...] = ()
+    copy: InputCopy | None = None
+
+    @property
+    def source(self) -> PlannedInput | InputCopy:
+        """What is read."""
+        return self.copy or self
+
+    @property
+    def read_format(self) -> str:
+        """Of what is read; so it is called on the node."""
+        return self.format if self.copy is None else FileFormat.BCF.value
 
 
 @dataclass(frozen=True)

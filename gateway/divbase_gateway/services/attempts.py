@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,8 +19,10 @@ from divbase_gateway.domain.checksums import etag_of_parts
 from divbase_gateway.domain.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.domain.plans import part_to_dict
-from divbase_gateway.domain.queries import OutputFormat
+from divbase_gateway.domain.queries import OutputFormat, PlannedInput
 from divbase_gateway.domain.repairs import KIND as REPAIR
+from divbase_gateway.domain.sidecars import KIND as SIDECAR
+from divbase_gateway.domain.sidecars import sidecar_key
 from divbase_gateway.ports import Audience, ObjectStore, Part, PresignedRequest
 from divbase_gateway.services.jobs import set_state
 from divbase_gateway.services.plans import file_plan_of, query_plan_of
@@ -37,6 +39,8 @@ class NodeInput:
     """An input of the job as the node needs to know it, with requests that were signed for the node just now.
 
     Attributes:
+        key: of the file of the project, whatever is read of it.
+        copy_key: of its BCF copy, where that is read in its place; size, checksums and the rest are of the copy then.
         index: None where the node makes one itself: for jobs of one whole file, and for a part.
         part: what to read of it, as docs/node-protocol.md has it; None for the whole.
         begins: virtual offsets of records that must not have POS 0.
@@ -53,6 +57,7 @@ class NodeInput:
     samples: list[str] | None
     part: dict[str, Any] | None = None
     begins: tuple[int, ...] = ()
+    copy_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -188,26 +193,29 @@ def signed_inputs(job: JobRow, store: ObjectStore, expires: timedelta) -> list[N
         plan = file_plan_of(job)
         request = signed(plan.key, plan.version_id)
         return [NodeInput(1, plan.key, plan.format, plan.size, plan.etag, plan.sha256, request, None, None)]
-    return [
-        NodeInput(
-            number=each.number,
-            key=each.key,
-            format=each.format,
-            size=each.size,
-            etag=each.etag,
-            sha256=each.sha256,
-            request=signed(each.key, each.version_id),
-            index=None
-            if each.part
-            else NodeIndex(
-                each.index.kind, each.index.size, each.index.etag, signed(each.index.key, each.index.version_id)
-            ),
-            samples=None if each.samples is None else list(each.samples),
-            part=None if each.part is None else part_to_dict(each.part),
-            begins=each.begins,
-        )
-        for each in query_plan_of(job).inputs
-    ]
+    return [_signed_input(each, signed) for each in query_plan_of(job).inputs]
+
+
+def _signed_input(planned: PlannedInput, signed: Callable[[str, str], PresignedRequest]) -> NodeInput:
+    read = planned.source
+    index = None
+    if read.part is None:
+        request = signed(read.index.key, read.index.version_id)
+        index = NodeIndex(read.index.kind, read.index.size, read.index.etag, request)
+    return NodeInput(
+        number=planned.number,
+        key=planned.key,
+        format=planned.read_format,
+        size=read.size,
+        etag=read.etag,
+        sha256=read.sha256,
+        request=signed(read.key, read.version_id),
+        index=index,
+        samples=None if planned.samples is None else list(planned.samples),
+        part=None if read.part is None else part_to_dict(read.part),
+        begins=read.begins,
+        copy_key=None if planned.copy is None else planned.copy.key,
+    )
 
 
 def provenance_of(job: JobRow) -> dict[str, Any]:
@@ -224,8 +232,9 @@ def provenance_of(job: JobRow) -> dict[str, Any]:
 
 
 def _without_index(planned: dict[str, Any]) -> dict[str, Any]:
-    part = planned.get("part")
-    return planned if part is None else {**planned, "part": {"spans": part["spans"]}}
+    part, copy = planned.get("part"), planned.get("copy")
+    shown = planned if part is None else {**planned, "part": {"spans": part["spans"]}}
+    return shown if copy is None else {**shown, "copy": _without_index(copy)}
 
 
 def record_progress(
@@ -265,6 +274,9 @@ def output_keys(job: JobRow) -> dict[str, str]:
     if job.kind == "index":
         return {"index": str(job.plan["output_key"]), **log}
     provenance = {"provenance": f"{folder}/provenance.json"}
+    if job.kind == SIDECAR:
+        key = sidecar_key(str(job.plan["key"]), job.public_id)
+        return {"result": key, "index": f"{key}.csi", **provenance, **log}
     if job.kind == REPAIR:
         key = str(job.plan["key"])
         return {"result": key, "index": f".divbase/indexes/{key}/{job.public_id}.csi", **provenance, **log}

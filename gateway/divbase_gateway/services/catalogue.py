@@ -26,6 +26,7 @@ from divbase_gateway.domain.indexes import (
     parse_index,
 )
 from divbase_gateway.domain.repairs import Condition, repair_command
+from divbase_gateway.domain.sidecars import UnequalCopy, check_equal
 from divbase_gateway.domain.vcf import BCF_MAGIC, MAX_HEADER_BYTES, NotVariants, VcfHeader, measure_header, parse_header
 from divbase_gateway.ports import ObjectInfo, ObjectStore
 
@@ -165,6 +166,24 @@ def attach_index(store: ObjectStore, bucket: str, file: CataloguedFile, index: I
     source = _Ranges(store, bucket, index.key, index.version_id, index.size)
     parsed = _read_index(source, ranges, head)
     return _ready(inspected, head, parsed, index)
+
+
+def attach_copy(store: ObjectStore, bucket: str, file: CataloguedFile, copy: ObjectInfo, index: IndexRef) -> Indexed:
+    """A BCF copy that was written of the file, with its index: an entry like that of a file.
+
+    Raises:
+        UnequalCopy: header or index say that it is of something else.
+        UnusableIndex, UnusableFile: one of the two cannot be used.
+        StoreUnavailable, NotFound: from the store.
+    """
+    blank = replace(
+        file, key=copy.key, version_id=copy.version_id, size=copy.size, etag=copy.etag, sha256=None, sidecar=None
+    )
+    indexed = attach_index(store, bucket, blank, index)
+    if indexed.file.format is not FileFormat.BCF:
+        raise UnequalCopy(f"It is no BCF but {indexed.file.format}.")
+    check_equal(file, indexed.file.samples, indexed.file.contigs)
+    return indexed
 
 
 def examine(store: ObjectStore, bucket: str, info: ObjectInfo) -> Condition:

@@ -12,19 +12,23 @@ from sqlalchemy.orm import Session
 
 from divbase_gateway.db import files as file_rows
 from divbase_gateway.db import jobs as rows
+from divbase_gateway.db import sidecars as sidecar_rows
 from divbase_gateway.db.models import FileVersionRow, JobRow, ProjectRow, UserRow
 from divbase_gateway.domain.allocations import Resources
 from divbase_gateway.domain.errors import Conflict, Forbidden, NotFound
 from divbase_gateway.domain.files import FileState
 from divbase_gateway.domain.ids import new_id
-from divbase_gateway.domain.jobs import JobState, Reason
+from divbase_gateway.domain.jobs import UNASKED, JobState, Reason
 from divbase_gateway.domain.planning import plan_to_dict
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.domain.queries import IndexPlan, Plan
 from divbase_gateway.domain.repairs import KIND as REPAIR
 from divbase_gateway.domain.repairs import RepairPlan
 from divbase_gateway.domain.reruns import Wish, next_resources
+from divbase_gateway.domain.sidecars import KIND as SIDECAR
+from divbase_gateway.domain.sidecars import SidecarPlan, SidecarState
 from divbase_gateway.services.allocations import check_limits, check_resources
+from divbase_gateway.services.copies import require_copies
 from divbase_gateway.services.plans import (
     index_plan_digest,
     index_plan_for,
@@ -86,6 +90,14 @@ def accept_repair_job(
     check_not_full(session, project, policy)
     check_limits(session, project, user, policy, given, now)
     return _accept(session, project, user, REPAIR, f"repair {plan.key}", None, asdict(plan), plan.digest, given, now)
+
+
+def accept_sidecar_job(
+    session: Session, project: ProjectRow, user: UserRow, plan: SidecarPlan, now: datetime
+) -> JobRow:
+    """Commit to writing the BCF copy of one file version. Nobody asked for it, so it is never refused."""
+    needed = resources_of(plan)
+    return _accept(session, project, user, SIDECAR, f"bcf {plan.key}", None, asdict(plan), plan.digest, needed, now)
 
 
 def _accept(
@@ -195,7 +207,7 @@ def rerun(
         NotFound: no such job.
         Forbidden: it is somebody else's and the role is below MANAGE.
         Conflict: it has not ended, or its result is there, or more would not help it, or the file that it was to
-            repair is another one by now.
+            repair is another one by now, or the copy that it was to write is not wanted any more.
         InvalidRequest: the wish is for less than its plan needs.
         BeyondCeiling: it asks for more than a job of the project may have by now.
         LimitReached: project or user have no room for it at the moment.
@@ -213,6 +225,10 @@ def rerun(
         _check_removed(job)
     if job.kind == REPAIR:
         _check_target(session, job)
+    if job.kind == SIDECAR:
+        _wait_for_copy(session, job, now)
+    if job.kind == "query":
+        require_copies(session, job, policy)
     _ask_for(session, job, policy, wish or Wish(), now)
     reopen_job(job, now)
     for version in rows.versions_without_index(session, job.public_id):
@@ -256,14 +272,25 @@ def _check_target(session: Session, job: JobRow) -> None:
         )
 
 
+def _wait_for_copy(session: Session, job: JobRow, now: datetime) -> None:
+    row = sidecar_rows.get_of_job(session, job.public_id)
+    if row is None or row.state != SidecarState.NONE:
+        raise Conflict(
+            f"The BCF copy that job {job.public_id} was to write is not wanted any more.",
+            hint="`divbase files info` shows what there is; `divbase projects edit --sidecars` asks for copies.",
+            details={"key": job.plan["key"]},
+        )
+    row.state, row.state_since, row.reason = SidecarState.WRITING, now, None
+
+
 def _ask_for(session: Session, job: JobRow, policy: JobPolicy, wish: Wish, now: datetime) -> None:
     """Set what the job's next attempt asks of the scheduler, if it may."""
     planned = Resources(job.plan["cores"], job.plan["memory_mb"], job.plan["minutes"])
     last = Resources(job.cores, job.memory_mb, job.minutes)
     given = next_resources(job.public_id, planned, last, job.reason, wish)
-    if job.kind != "index" or not wish.is_none:  # what an upload brings about is not refused, what somebody asks is
+    if job.kind not in UNASKED or not wish.is_none:  # what an upload brings about is not refused, what somebody asks is
         given = check_resources(job.project, policy, given)
-    if job.kind != "index":
+    if job.kind not in UNASKED:
         check_not_full(session, job.project, policy)
         check_limits(session, job.project, job.user, policy, given, now)
     job.cores, job.memory_mb, job.minutes = given.cores, given.memory_mb, given.minutes

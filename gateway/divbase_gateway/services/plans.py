@@ -12,6 +12,8 @@ from divbase_gateway.domain.allocations import Resources
 from divbase_gateway.domain.planning import plan_from_dict
 from divbase_gateway.domain.queries import IndexPlan, Plan
 from divbase_gateway.domain.repairs import RepairPlan
+from divbase_gateway.domain.sidecars import KIND as SIDECAR
+from divbase_gateway.domain.sidecars import SidecarPlan
 
 _MIB = 1024 * 1024
 
@@ -42,7 +44,7 @@ def index_plan_digest(plan: IndexPlan) -> str:
     return hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()
 
 
-def resources_of(plan: Plan | IndexPlan | RepairPlan) -> Resources:
+def resources_of(plan: Plan | IndexPlan | RepairPlan | SidecarPlan) -> Resources:
     """What a job of this plan asks of the scheduler."""
     return Resources(plan.cores, plan.memory_mb, plan.minutes)
 
@@ -62,6 +64,13 @@ def repair_plan_of(job: JobRow) -> RepairPlan:
     return RepairPlan(**job.plan)
 
 
-def file_plan_of(job: JobRow) -> IndexPlan | RepairPlan:
+def sidecar_plan_of(job: JobRow) -> SidecarPlan:
+    """The stored plan of a job that writes a BCF copy."""
+    return SidecarPlan(**job.plan)
+
+
+def file_plan_of(job: JobRow) -> IndexPlan | RepairPlan | SidecarPlan:
     """The stored plan of a job that reads one file whole."""
+    if job.kind == SIDECAR:
+        return sidecar_plan_of(job)
     return index_plan_of(job) if job.kind == "index" else repair_plan_of(job)

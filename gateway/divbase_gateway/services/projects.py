@@ -85,10 +85,13 @@ def get_project(session: Session, caller: Caller) -> ProjectSummary:
     return _summary(rows.count_project(session, caller.user.id, caller.project.id), caller)
 
 
-def change_project(session: Session, caller: Caller, description: str | None) -> ProjectSummary:
-    """Change what is not None."""
+def change_project(
+    session: Session, caller: Caller, description: str | None, sidecars: bool | None = None
+) -> ProjectSummary:
+    """Change what is not None. `sidecars`: whether there are to be BCF copies of its files."""
     row = session.get_one(ProjectRow, caller.project.id)
     row.description = row.description if description is None else description
+    row.sidecars = row.sidecars if sidecars is None else sidecars
     session.flush()
     return get_project(session, caller)
 

@@ -20,6 +20,7 @@ from divbase_gateway.domain.samples import SampleTable
 from divbase_gateway.ports import ObjectStore
 from divbase_gateway.services import snapshots
 from divbase_gateway.services.allocations import ceilings_of, check_resources, labels_of
+from divbase_gateway.services.copies import with_sidecars
 from divbase_gateway.services.files import catalogue_of
 from divbase_gateway.services.index_maps import MapCache
 from divbase_gateway.services.metadata import load_table
@@ -66,10 +67,11 @@ def _state(
     """The files that the question is about and, where it filters samples, the table; both of the same moment."""
     filters = request.selection.where is not None
     if request.at is None:
-        return catalogue_of(session, project.id), load_table(store, session, project) if filters else None
+        table = load_table(store, session, project) if filters else None
+        return with_sidecars(session, project, catalogue_of(session, project.id)), table
     snapshot = snapshots.get_snapshot(session, project, request.at)
     table = snapshots.load_table_at(store, session, project, snapshot) if filters else None
-    return snapshots.catalogue_at(session, snapshot), table
+    return with_sidecars(session, project, snapshots.catalogue_at(session, snapshot)), table
 
 
 def fit_plan(plan: Plan, project: ProjectRow, policy: JobPolicy) -> Plan:

@@ -9,9 +9,11 @@ from divbase_jobscripts.render import (
     RepairScript,
     ScriptInput,
     ScriptProcess,
+    SidecarScript,
     render_index,
     render_query,
     render_repair,
+    render_sidecar,
 )
 
 from divbase_gateway.db.models import JobRow
@@ -19,8 +21,10 @@ from divbase_gateway.domain.allocations import Labels, Resources
 from divbase_gateway.domain.queries import IndexPlan, Plan
 from divbase_gateway.domain.repairs import KIND as REPAIR
 from divbase_gateway.domain.repairs import RepairPlan, sort_memory_mb
+from divbase_gateway.domain.sidecars import KIND as SIDECAR
+from divbase_gateway.domain.sidecars import SidecarPlan
 from divbase_gateway.services.allocations import labels_of
-from divbase_gateway.services.plans import index_plan_of, query_plan_of, repair_plan_of
+from divbase_gateway.services.plans import index_plan_of, query_plan_of, repair_plan_of, sidecar_plan_of
 from divbase_gateway.services.policy import JobPolicy
 
 
@@ -33,6 +37,8 @@ def script_for(job: JobRow, slurm_name: str, policy: JobPolicy) -> str:
         return index_script(index_plan_of(job), resources, labels, slurm_name, comment, policy)
     if job.kind == REPAIR:
         return repair_script(repair_plan_of(job), resources, labels, slurm_name, comment, policy)
+    if job.kind == SIDECAR:
+        return sidecar_script(sidecar_plan_of(job), resources, labels, slurm_name, comment, policy)
     return query_script(query_plan_of(job), resources, labels, slurm_name, comment, policy)
 
 
@@ -43,7 +49,7 @@ def query_script(
     return render_query(
         QueryScript(
             header=_header(resources, labels, slurm_name, comment),
-            inputs=tuple(ScriptInput(number=each.number, key=each.key) for each in plan.inputs),
+            inputs=tuple(ScriptInput(each.number, each.key, is_copy=each.copy is not None) for each in plan.inputs),
             processes=tuple(
                 ScriptProcess(
                     id=each.id,
@@ -83,6 +89,20 @@ def repair_script(
             input=ScriptInput(number=1, key=plan.key),
             result=f"out/{plan.output_name}",
             sort_memory_mb=sort_memory_mb(resources.memory_mb),
+            prologue=policy.prologue,
+        )
+    )
+
+
+def sidecar_script(
+    plan: SidecarPlan, resources: Resources, labels: Labels, slurm_name: str, comment: str, policy: JobPolicy
+) -> str:
+    """The script that writes the BCF copy of one file."""
+    return render_sidecar(
+        SidecarScript(
+            header=_header(resources, labels, slurm_name, comment),
+            input=ScriptInput(number=1, key=plan.key),
+            result=f"out/{plan.output_name}",
             prologue=policy.prologue,
         )
     )

@@ -30,7 +30,7 @@ from divbase_gateway.domain.repairs import KIND as REPAIR
 from divbase_gateway.domain.reruns import more_would_help
 from divbase_gateway.domain.waiting import stuck_words
 from divbase_gateway.ports import ObjectStore, Sighting, SlurmRef
-from divbase_gateway.services import replacement
+from divbase_gateway.services import copies, replacement
 from divbase_gateway.services.attempts import output_key
 from divbase_gateway.services.jobs import end_job, reopen_job, set_results, set_state
 from divbase_gateway.services.policy import JobPolicy
@@ -221,12 +221,12 @@ def record_sighting(
     if _was_requeued(job, attempt, sighting):
         _copy_sighting(job, attempt, sighting, now)
         requeued = Decision(JobState.FAILED, Reason.REQUEUED, words_for(Reason.REQUEUED))
-        return _carry_out(job, attempt, requeued, policy, now)
+        return _carry_out(session, job, attempt, requeued, policy, now)
     _copy_sighting(job, attempt, sighting, now)
     decision = Decision(JobState.FINALIZING) if unread else decide(_evidence(job, attempt, verdict))
     if decision.state is JobState.SUCCEEDED:
         return _succeed(session, job, attempt, verdict, now)
-    return _carry_out(job, attempt, decision, policy, now)
+    return _carry_out(session, job, attempt, decision, policy, now)
 
 
 def _is_older_than_the_job_itself(attempt: AttemptRow, sighting: Sighting) -> bool:
@@ -317,11 +317,13 @@ def _succeed(session: Session, job: JobRow, attempt: AttemptRow, verdict: Verdic
     return job
 
 
-def _carry_out(job: JobRow, attempt: AttemptRow, decision: Decision, policy: JobPolicy, now: datetime) -> JobRow | None:
+def _carry_out(
+    session: Session, job: JobRow, attempt: AttemptRow, decision: Decision, policy: JobPolicy, now: datetime
+) -> JobRow | None:
     if decision.state is None:
         return None
     if decision.state is JobState.FAILED:
-        return _fail(job, attempt, decision, policy, now)
+        return _fail(session, job, attempt, decision, policy, now)
     if decision.state is JobState.CANCELLED:
         attempt.outcome = Reason.CANCELLED
         end_job(job, JobState.CANCELLED, now, decision.reason, decision.message)
@@ -330,11 +332,18 @@ def _carry_out(job: JobRow, attempt: AttemptRow, decision: Decision, policy: Job
     return None
 
 
-def _fail(job: JobRow, attempt: AttemptRow, decision: Decision, policy: JobPolicy, now: datetime) -> JobRow | None:
+def _fail(
+    session: Session, job: JobRow, attempt: AttemptRow, decision: Decision, policy: JobPolicy, now: datetime
+) -> JobRow | None:
     reason = decision.reason or Reason.INTERNAL_ERROR
     attempt.outcome = reason
+    cancelled = job.cancel_requested_at is not None
+    if not cancelled and copies.give_up(session, job, reason, decision.message or "", policy, now):
+        reopen_job(job, now)
+        job.message = f"Attempt {attempt.number} failed: {decision.message} Another follows, which reads no BCF copies."
+        return None
     failed = sum(1 for each in job.attempts if each.outcome not in (None, "succeeded", Reason.NOT_SUBMITTED))
-    if is_worth_retrying(reason, failed, policy.max_attempts, job.cancel_requested_at is not None):
+    if is_worth_retrying(reason, failed, policy.max_attempts, cancelled):
         reopen_job(job, now)
         job.message = f"Attempt {attempt.number} failed: {decision.message} Another attempt follows."
         return None

@@ -1,0 +1,223 @@
+"""BCF copies of files, where a project wants them: jobs are accepted, what they wrote is held against the file, and
+what nobody wants any more is removed. Each step can be repeated; the store is asked outside of transactions."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import structlog
+from sqlalchemy.orm import Session
+
+from divbase_gateway.db import files as file_rows
+from divbase_gateway.db import sidecars as rows
+from divbase_gateway.db.models import SidecarRow, UserRow
+from divbase_gateway.db.session import Database
+from divbase_gateway.domain.errors import DivBaseError, NotFound, StoreUnavailable
+from divbase_gateway.domain.files import IndexKind, IndexRef
+from divbase_gateway.domain.jobs import JobState
+from divbase_gateway.domain.sidecars import GRACE, MOST_OPEN, SidecarState, plan_sidecar, sidecar_key
+from divbase_gateway.ports import ObjectStore
+from divbase_gateway.services import catalogue, jobs
+from divbase_gateway.services.copies import Copy, copies_of
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class SidecarView:
+    """What people see of the copy of a version. `size` in bytes, with its index; None unless it is READY."""
+
+    state: SidecarState
+    size: int | None
+    reason: str | None
+    job: str
+
+
+def look_at(session: Session, version_row_id: int) -> SidecarView | None:
+    """The copy of a version; None where nobody has tried to make one, or it is being removed."""
+    row = rows.get_of_version(session, version_row_id)
+    if row is None or row.state == SidecarState.GOING:
+        return None
+    size = (row.size or 0) + (row.index_size or 0) if row.state == SidecarState.READY else None
+    return SidecarView(SidecarState(row.state), size, row.reason, row.job)
+
+
+def look_after(database: Database, store: ObjectStore, limit: int, now: datetime) -> None:
+    """Do what there is to do about copies, at most `limit` of each kind.
+
+    Raises:
+        StoreUnavailable: the rest waits for the next time.
+    """
+    accept_wanted(database, now)
+    with database.write() as session:
+        rows.mark_wanted_again(session, now)
+        rows.mark_unwanted(session, now)
+    remove_unwanted(database, store, limit, now)
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+
+def accept_wanted(database: Database, now: datetime) -> int:
+    """Accept a job for every version that is to have a copy, once, as long as there is room for such jobs.
+
+    Returns: how many.
+    """
+    with database.read() as session:
+        if not rows.find_wanted(session, 1):
+            return 0
+    with database.write() as session:
+        room = MOST_OPEN - rows.count_open(session)
+        wanted = rows.find_wanted(session, room) if room > 0 else []
+        return sum(_accept(session, each, now) for each in wanted)
+
+
+def _accept(session: Session, wanted: rows.Wanted, now: datetime) -> bool:
+    project, file, version = wanted
+    uploader = session.get(UserRow, version.uploaded_by_id) if version.uploaded_by_id is not None else None
+    owner = uploader or rows.find_owner(session, project.id)
+    if owner is None:
+        log.warning("sidecar.without_owner", project=project.name, key=file.key)
+        return False
+    plan = plan_sidecar(file_rows.catalogued(file.key, version))
+    job = jobs.accept_sidecar_job(session, project, owner, plan, now)
+    session.add(
+        SidecarRow(
+            project_id=project.id,
+            version_row_id=version.id,
+            state=SidecarState.WRITING,
+            state_since=now,
+            job=job.public_id,
+            key=sidecar_key(file.key, job.public_id),
+        )
+    )
+    session.flush()
+    log.info("sidecar.accepted", job=job.public_id, key=file.key, version_id=version.version_id)
+    return True
+
+
+# --- what they wrote -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A copy that can be used: both objects, as the job reported them and the catalogue sees them."""
+
+    copy: dict[str, Any]
+    index: IndexRef
+    index_sha256: str
+    indexed: catalogue.Indexed
+
+
+def settle_sidecars(database: Database, store: ObjectStore, limit: int, now: datetime) -> None:
+    """Let queries read what ended jobs have written, or keep the reason why they cannot.
+
+    Raises:
+        StoreUnavailable: the rest waits for the next tick.
+    """
+    with database.read() as session:
+        ended = rows.find_ended(session, limit)
+    for each in ended:
+        _settle(database, store, each, now)
+
+
+def _settle(database: Database, store: ObjectStore, ended: rows.Ended, now: datetime) -> None:
+    job, reason, written = ended.job, ended.job.message or f"Job {ended.job.public_id} was {ended.job.state}.", None
+    if job.state == JobState.SUCCEEDED:
+        try:
+            written = _inspect(store, ended)
+        except StoreUnavailable:
+            raise
+        except DivBaseError as error:
+            reason = f"What job {job.public_id} wrote is not used: {error.message}"
+    kept = [] if written is None else [written.copy["version_id"], written.index.version_id]
+    _clear(store, job.project.bucket, ended.sidecar.key, kept)
+    with database.write() as session:
+        row = rows.lock_sidecar(session, ended.sidecar.id)
+        if row is None or row.state != SidecarState.WRITING or row.job != job.public_id:
+            return
+        _record(session, row, written, reason, now)
+    if written is None:
+        log.warning("sidecar.none", job=job.public_id, key=ended.sidecar.key, reason=reason)
+    else:
+        log.info("sidecar.ready", job=job.public_id, key=ended.sidecar.key, size=written.copy["size"])
+
+
+def _inspect(store: ObjectStore, ended: rows.Ended) -> _Written:
+    job = ended.job
+    results = {each["role"]: each for each in job.results}
+    if ended.version is None or not {"result", "index"} <= results.keys():
+        raise NotFound("the version that it is of, or a part of it, is gone.")
+    bucket, copy, index = job.project.bucket, results["result"], results["index"]
+    info = store.head(bucket, copy["key"], copy["version_id"])
+    found = store.head(bucket, index["key"], index["version_id"])
+    ref = IndexRef(found.key, found.version_id, IndexKind.CSI, found.size, found.etag)
+    file = file_rows.catalogued(ended.version.file.key, ended.version)
+    indexed = catalogue.attach_copy(store, bucket, file, info, ref)
+    return _Written(copy, ref, index["sha256"], indexed)
+
+
+def _record(session: Session, row: SidecarRow, written: _Written | None, reason: str, now: datetime) -> None:
+    row.state_since = now
+    if written is None:
+        row.state, row.reason = SidecarState.NONE, reason
+        return
+    seen, index = written.indexed.file, written.index
+    row.state, row.reason = SidecarState.READY, None
+    row.version_id, row.size, row.etag, row.sha256 = seen.version_id, seen.size, seen.etag, written.copy["sha256"]
+    row.index_version_id, row.index_size, row.index_etag = index.version_id, index.size, index.etag
+    row.index_sha256, row.data_begin = written.index_sha256, seen.data_begin
+    rows.replace_maps(session, row.id, written.indexed.maps)
+
+
+# --- removal ---------------------------------------------------------------------------------------------------------
+
+
+def remove_unwanted(database: Database, store: ObjectStore, limit: int, now: datetime) -> int:
+    """Remove copies that no plan has read for a while and no job that has not ended was planned on.
+
+    Returns: how many.
+
+    Raises:
+        StoreUnavailable: the rest waits for the next time.
+    """
+    with database.read() as session:
+        going = rows.find_going(session, now - GRACE, limit)
+        projects = {row.project_id for row in going}
+        in_use = {copy for project_id in projects for copy in _in_use(session, project_id)}
+    removed = 0
+    for row in going:
+        if (row.key, row.version_id) not in in_use:
+            removed += _remove(database, store, row)
+    return removed
+
+
+def _in_use(session: Session, project_id: int) -> set[Copy]:
+    return {copy for plan in rows.plans_of_open_queries(session, project_id) for copy in copies_of(plan).values()}
+
+
+def _remove(database: Database, store: ObjectStore, going: SidecarRow) -> bool:
+    """Nobody wants it again from the first step on, and a kill after any finds the row."""
+    with database.write() as session:
+        row = rows.lock_sidecar(session, going.id)
+        if row is None or row.state != SidecarState.GOING:
+            return False
+        row.data_begin = None
+    _clear(store, going.project.bucket, going.key, [])
+    with database.write() as session:
+        row = rows.lock_sidecar(session, going.id)
+        if row is not None:
+            session.delete(row)
+    log.info("sidecar.removed", key=going.key, version_id=going.version_id)
+    return True
+
+
+def _clear(store: ObjectStore, bucket: str, key: str, kept: list[str]) -> None:
+    """Remove every version of a copy and its index but these; attempts that came to nothing left some."""
+    for entry in list(store.list_versions(bucket, key)):
+        if entry.key in (key, f"{key}.csi") and entry.version_id not in kept:
+            with suppress(NotFound):
+                store.delete_version(bucket, entry.key, entry.version_id)
