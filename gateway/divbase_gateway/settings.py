@@ -178,6 +178,12 @@ class JobSettings(Group):
     retry_for_s: int = Field(
         600, ge=1, description="Seconds that a job keeps trying a gateway or S3 that does not answer."
     )
+    spread_after_s: int | None = Field(
+        None,
+        ge=0,
+        description="A query that would keep one job busy for more seconds is spread over several jobs, and one that "
+        "joins what they made; 0: never. Empty: 900 on a cluster, never on one machine.",
+    )
     prologue: list[str] = Field(
         default_factory=list,
         description="Lines of shell at the start of every job, for example `module load bcftools`.",

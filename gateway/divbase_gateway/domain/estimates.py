@@ -41,6 +41,8 @@ STARTUP_S = 2
 """Seconds of a job in which nothing is read or worked on yet, or any more: claim, programs, upload, report."""
 JOIN_SHARE = 1 / 3
 """Of the work of a query in shards, what joining them takes beside that which they share out."""
+MOST_TASKS = 64
+"""Jobs that a query is spread over: one process joins what they wrote."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,42 @@ def affordable_shards(
         if all_processes <= MOST_PROCESSES and (ceilings.memory_mb is None or memory <= ceilings.memory_mb):
             return count
     return 1
+
+
+def tasks_for(alone_s: int, after_s: int) -> int:
+    """Over how many jobs a query is spread that would take `alone_s` in one piece, where `after_s` seconds are too much
+    for one job. Each has half of that, so that a node that is slower than others keeps within it too."""
+    return min(MOST_TASKS, max(2, ceil(2 * alone_s / after_s)))
+
+
+def estimate_gather(
+    tasks: Sequence[Estimate],
+    processes: int,
+    samples: int,
+    ceilings: Ceilings,
+    *,
+    text: bool = False,
+    correction: Correction = UNCORRECTED,
+) -> Estimate:
+    """Costs of joining what these jobs write. It reads that and not the inputs, whose bytes are the tasks'.
+
+    Args:
+        processes: that join and do what follows.
+    """
+    worked = sum(task.bytes_needed for task in tasks)
+    stored = 2 * worked  # level 1 is up to twice the size of level 6
+    seconds = STARTUP_S + stored / TRANSFER_RATE + JOIN_SHARE * _work(worked, 0)
+    result = worked * (TEXT_GROWTH if text else RECORDS_GROWTH)
+    return Estimate(
+        bytes_total=max(task.bytes_total for task in tasks),
+        bytes_needed=worked,
+        memory_mb=_memory(processes, len(tasks), samples),
+        cores=min(UNASKED_CORES, ceilings.cores or UNASKED_CORES),
+        minutes=min(MAX_MINUTES, max(MIN_MINUTES, ceil(correction.limit * seconds / 60))),
+        scratch_mb=ceil(256 + (stored + result) / MIB),
+        model_s=ceil(seconds),
+        expected_s=ceil(correction.usual * seconds),
+    )
 
 
 def _work(worked: float, stages: int) -> float:

@@ -18,17 +18,25 @@ from divbase_gateway.domain.choosing import ChosenFiles, ChosenSamples, check_co
 from divbase_gateway.domain.combining import Group, Member, group_members, kind_of, union_contigs
 from divbase_gateway.domain.corrections import Correction
 from divbase_gateway.domain.errors import InvalidName, InvalidSelection, InvalidStep
-from divbase_gateway.domain.estimates import UNCORRECTED, Estimate, affordable_shards, estimate
+from divbase_gateway.domain.estimates import (
+    UNASKED_CORES,
+    UNCORRECTED,
+    Estimate,
+    affordable_shards,
+    estimate,
+    estimate_gather,
+    tasks_for,
+)
 from divbase_gateway.domain.files import CataloguedFile
 from divbase_gateway.domain.index_maps import FileMap, first_offset
 from divbase_gateway.domain.outputs import Output, choose_output
-from divbase_gateway.domain.pipeline import Numbered, build_processes
-from divbase_gateway.domain.plans import digest_plan, plan_from_dict, plan_to_dict
-from divbase_gateway.domain.queries import CombineKind, Plan, PlannedInput, Process, QueryRequest
+from divbase_gateway.domain.pipeline import SHARD, Numbered, build_gather, build_processes, build_tasks
+from divbase_gateway.domain.plans import digest_plan, digest_task, plan_from_dict, plan_to_dict
+from divbase_gateway.domain.queries import CombineKind, Plan, PlannedInput, Process, QueryRequest, Spread
 from divbase_gateway.domain.regions import Region, format_regions, parse_regions
 from divbase_gateway.domain.samples import SampleTable, list_some
 from divbase_gateway.domain.shards import Shard, cut, follows, in_order
-from divbase_gateway.domain.spans import has_records, part_for
+from divbase_gateway.domain.spans import MAX_BINS, Part, has_records, part_for
 from divbase_gateway.domain.steps import Steps, parse_steps
 
 __all__ = ["LoadMaps", "make_plan", "plan_from_dict", "plan_to_dict", "validate_result_name"]
@@ -38,6 +46,8 @@ LoadMaps = Callable[[Sequence[CataloguedFile], Sequence[str]], Mapping[str, File
 whole. Asked once a plan, and where there are no regions only if the work is enough for shards."""
 
 MAX_SHARDED_CONTIGS = 1000
+LEAST_BINS = 16
+"""Of the index of what a task reads of a file."""
 MAX_REGIONS_BYTES = 100_000
 """Of one value of --regions; Linux takes no word longer than 128 KiB."""
 PLAIN_CONTIG = re.compile(r"[A-Za-z0-9_.#|+][A-Za-z0-9_.#|+-]*")
@@ -74,6 +84,7 @@ def make_plan(
     ceilings: Ceilings = _NO_CEILINGS,
     shards: int | None = None,
     correction: Correction = UNCORRECTED,
+    spread_after_s: int | None = None,
 ) -> Plan:
     """Decide everything about a query.
 
@@ -84,6 +95,7 @@ def make_plan(
         ceilings: what a job may ask for; shards keep within them.
         shards: at most that many, whether they pay or not; None: as many as pay.
         correction: how long jobs take here, against what the cost model says.
+        spread_after_s: a query that would keep one job busy for more seconds is spread over several; None: none is.
 
     Raises:
         InvalidRequest: any of its kinds, when the request cannot be answered as it is.
@@ -102,7 +114,13 @@ def make_plan(
     work = _Work(steps, after, output, groups, _lay_out(groups, asked), places, correction)
     plan = _assemble(work, chosen, asked)
     count = shards or affordable_shards(plan.inputs, plan.processes, len(work.layout.samples), work.share, ceilings)
-    return _share_out(plan, work, _find_all_places(work, load_maps), count) if count > 1 else plan
+    everywhere = _find_all_places(work, load_maps) if count > 1 or _is_too_long(plan, spread_after_s) else places
+    in_one = _share_out(plan, work, everywhere, count) if count > 1 else plan
+    return _spread_out(in_one, plan.expected_s, work, everywhere, ceilings, spread_after_s)
+
+
+def _is_too_long(plan: Plan, spread_after_s: int | None) -> bool:
+    return spread_after_s is not None and plan.expected_s > spread_after_s
 
 
 def _check_private(steps: Steps, asked: ChosenSamples) -> None:
@@ -240,6 +258,13 @@ class _Work:
         samples, text = len(self.layout.samples), self.output.format.is_text
         return estimate(inputs, processes, samples, self.share, text=text, shards=shards, correction=self.correction)
 
+    def estimate_task(self, inputs: Sequence[PlannedInput], processes: Sequence[Process]) -> Estimate:
+        return estimate(inputs, processes, len(self.layout.samples), share=1.0, correction=self.correction)
+
+    def estimate_gather(self, tasks: Sequence[Estimate], processes: Sequence[Process], ceilings: Ceilings) -> Estimate:
+        samples, text = len(self.layout.samples), self.output.format.is_text
+        return estimate_gather(tasks, len(processes), samples, ceilings, text=text, correction=self.correction)
+
 
 def _assemble(work: _Work, chosen: ChosenFiles, asked: ChosenSamples) -> Plan:
     steps, after, layout, kind = work.steps, work.after, work.layout, work.kind
@@ -274,6 +299,106 @@ def _share_out(plan: Plan, work: _Work, places: _Places, count: int) -> Plan:
     if not work.places.regions:  # bcftools would read them from end to end
         inputs = tuple(replace(each, begins=_begins(places.maps[each.key])) for each in inputs)
     return replace(plan, inputs=inputs, processes=processes, shards=len(shards), **asdict(cost))
+
+
+def _spread_out(
+    plan: Plan, alone_s: int, work: _Work, places: _Places, ceilings: Ceilings, after_s: int | None
+) -> Plan:
+    """The plan with every shard a job of its own, where one job would take too long and the work can be cut.
+
+    Its digest stays, for so do the bytes of the result.
+
+    Args:
+        alone_s: that the work is expected to take in one piece.
+    """
+    if after_s is None or not _is_too_long(plan, after_s):
+        return plan
+    within_s = after_s if ceilings.minutes is None else min(after_s, 60 * ceilings.minutes)
+    shards = _cut(work, places, tasks_for(alone_s, within_s))
+    if len(shards) < 2:
+        return plan
+    found = [_task(work, replace(places, regions=shard.regions), len(shards)) for shard in shards]
+    pipelines = build_tasks(work.groups, work.layout.numbered, work.steps, work.kind, shards)
+    costs = [work.estimate_task(inputs, each) for inputs, each in zip(found, pipelines, strict=True)]
+    spread = _same_for_all(costs)
+    gather = build_gather(len(shards), work.after, work.output, min(UNASKED_CORES, ceilings.cores or UNASKED_CORES))
+    joining = work.estimate_gather(costs, gather, ceilings)
+    tasks = tuple(
+        _task_plan(plan, number, shard, inputs, processes, cost, spread)
+        for number, (shard, inputs, processes, cost) in enumerate(
+            zip(shards, found, pipelines, costs, strict=True), start=1
+        )
+    )
+    return replace(
+        plan,
+        **{**asdict(joining), "expected_s": spread.expected_s + joining.expected_s},
+        processes=gather,
+        shards=len(shards),
+        spread=spread,
+        task_plans=tasks,
+    )
+
+
+def _same_for_all(costs: Sequence[Estimate]) -> Spread:
+    """What every task asks for: as much as the one that needs most."""
+    return Spread(
+        tasks=len(costs),
+        cores=max(cost.cores for cost in costs),
+        memory_mb=max(cost.memory_mb for cost in costs),
+        minutes=max(cost.minutes for cost in costs),
+        scratch_mb=max(cost.scratch_mb for cost in costs),
+        expected_s=max(cost.expected_s for cost in costs),
+    )
+
+
+def _task(work: _Work, places: _Places, tasks: int) -> tuple[PlannedInput, ...]:
+    """The inputs of a task: of every file what is in its regions, also where that is nothing but the header.
+
+    All tasks together have about as many bins in their indexes as one job would have.
+    """
+    most_bins = max(LEAST_BINS, MAX_BINS // tasks)
+    inputs = [_planned_input(entry, work.layout.group_of, places, most_bins) for entry in work.layout.numbered]
+    if work.places.regions:
+        return tuple(inputs)
+    return tuple(_with_begins(each, places) for each in inputs)
+
+
+def _with_begins(entry: PlannedInput, places: _Places) -> PlannedInput:
+    """The input with the places where a contig begins that this task begins to read: nobody else looks at them."""
+    file = places.maps[entry.key]
+    contigs = [region.contig for region in places.regions if region.start in (None, 1)]
+    begins = _begins(FileMap(file.data_begin, {name: file.contigs[name] for name in contigs if name in file.contigs}))
+    if entry.part is None or all(_is_read(entry.part, offset) for offset in begins):
+        return replace(entry, begins=begins)
+    return replace(entry, part=None, bytes_needed=entry.size + entry.index.size, begins=begins)
+
+
+def _is_read(part: Part, offset: int) -> bool:
+    return any(span.first <= offset < span.end for span in part.spans)
+
+
+def _task_plan(
+    plan: Plan,
+    number: int,
+    shard: Shard,
+    inputs: tuple[PlannedInput, ...],
+    processes: tuple[Process, ...],
+    cost: Estimate,
+    spread: Spread,
+) -> Plan:
+    asked = replace(cost, cores=spread.cores, memory_mb=spread.memory_mb, minutes=spread.minutes)
+    return Plan(
+        inputs=inputs,
+        processes=processes,
+        combine=plan.combine,
+        samples=(),
+        dropped_samples=(),
+        regions=tuple(map(str, shard.regions)),
+        output=SHARD.format,
+        output_name=SHARD.name,
+        **asdict(asked),
+        digest=digest_task(plan.digest, number, spread.tasks),
+    )
 
 
 def _find_all_places(work: _Work, load_maps: LoadMaps) -> _Places:
@@ -317,11 +442,13 @@ def _begins(file: FileMap) -> tuple[int, ...]:
     return tuple(sorted(map(first_offset, file.contigs.values())))
 
 
-def _planned_input(entry: Numbered, group_of: dict[str, int], places: _Places) -> PlannedInput:
+def _planned_input(
+    entry: Numbered, group_of: dict[str, int], places: _Places, most_bins: int | None = None
+) -> PlannedInput:
     file = entry.member.file
     assert file.index is not None  # noqa: S101 - choose_files lets no file through without
     file_map = places.of(entry.member)
-    part = None if file_map is None else part_for(places.regions, file_map, file.size)
+    part = None if file_map is None else part_for(places.regions, file_map, file.size, most_bins)
     return PlannedInput(
         number=entry.number,
         key=file.key,
