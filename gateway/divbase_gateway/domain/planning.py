@@ -318,6 +318,8 @@ def _spread_out(
     if len(shards) < 2:
         return plan
     found = [_task(work, replace(places, regions=shard.regions), len(shards)) for shard in shards]
+    if not work.places.regions and not _all_begins(found, places):
+        return plan
     pipelines = build_tasks(work.groups, work.layout.numbered, work.steps, work.kind, shards)
     costs = [work.estimate_task(inputs, each) for inputs, each in zip(found, pipelines, strict=True)]
     spread = _same_for_all(costs)
@@ -364,17 +366,20 @@ def _task(work: _Work, places: _Places, tasks: int) -> tuple[PlannedInput, ...]:
 
 
 def _with_begins(entry: PlannedInput, places: _Places) -> PlannedInput:
-    """The input with the places where a contig begins that this task begins to read: nobody else looks at them."""
-    file = places.maps[entry.key]
-    contigs = [region.contig for region in places.regions if region.start in (None, 1)]
-    begins = _begins(FileMap(file.data_begin, {name: file.contigs[name] for name in contigs if name in file.contigs}))
-    if entry.part is None or all(_is_read(entry.part, offset) for offset in begins):
-        return replace(entry, begins=begins)
-    return replace(entry, part=None, bytes_needed=entry.size + entry.index.size, begins=begins)
+    """The input with the first records of contigs that this task reads, whatever bin their index has them in."""
+    contigs = {region.contig for region in places.regions}.intersection(places.maps[entry.key].contigs)
+    begins = sorted(first_offset(places.maps[entry.key].contigs[name]) for name in contigs)
+    return replace(entry, begins=tuple(offset for offset in begins if _is_read(entry.part, offset)))
 
 
-def _is_read(part: Part, offset: int) -> bool:
-    return any(span.first <= offset < span.end for span in part.spans)
+def _is_read(part: Part | None, offset: int) -> bool:
+    return part is None or any(span.first <= offset < span.end for span in part.spans)
+
+
+def _all_begins(tasks: Sequence[Sequence[PlannedInput]], places: _Places) -> bool:
+    """Whether some task looks at the first record of each contig in each file; others than them are never of POS 0."""
+    seen = {(entry.key, offset) for inputs in tasks for entry in inputs for offset in entry.begins}
+    return all((entry.key, offset) in seen for entry in tasks[0] for offset in _begins(places.maps[entry.key]))
 
 
 def _task_plan(
