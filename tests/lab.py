@@ -159,10 +159,10 @@ class Lab:
         return [version.version_id for version in versions if version.key == key and not version.deleted]
 
 
-def lab_in_memory(database: Database) -> Lab:
+def lab_in_memory(database: Database, settings: Settings = SITE) -> Lab:
     """A lab with an empty project on the store in memory."""
     store = FakeObjectStore()
-    return build_lab(database, store, send_in_memory(store), "birch")
+    return build_lab(database, store, send_in_memory(store), "birch", settings)
 
 
 def lab_on_s3(database: Database, endpoint: S3Endpoint, name: str) -> Lab:
@@ -171,10 +171,10 @@ def lab_on_s3(database: Database, endpoint: S3Endpoint, name: str) -> Lab:
     return build_lab(database, store, send_over_http, name)
 
 
-def build_lab(database: Database, store: ObjectStore, send: Send, name: str) -> Lab:
+def build_lab(database: Database, store: ObjectStore, send: Send, name: str, settings: Settings = SITE) -> Lab:
     faulty = FaultyStore(store)
     clock = FakeClock()
-    api = build_api(database, cast("ObjectStore", faulty), FakeScheduler(clock), clock, SITE)
+    api = build_api(database, cast("ObjectStore", faulty), FakeScheduler(clock), clock, settings)
     project = api.add_project(name)
     editor = api.add_caller("edda@example.org")
     api.add_member(project, editor.user, Role.EDIT)

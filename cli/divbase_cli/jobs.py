@@ -33,6 +33,7 @@ StateName = Literal[
     "SUBMIT_UNKNOWN",
     "QUEUED",
     "RUNNING",
+    "SPREAD",
     "FINALIZING",
     "SUCCEEDED",
     "FAILED",
@@ -47,7 +48,8 @@ def ls(
     state: Annotated[StateName | None, typer.Option(help="Only jobs in this state.", case_sensitive=False)] = None,
     mine: Annotated[bool, typer.Option("--mine", help="Only your own.")] = False,
     kind: Annotated[
-        Literal["query", "index", "repair", "sidecar"] | None, typer.Option(help="Only jobs of this kind.")
+        Literal["query", "shard", "index", "repair", "sidecar"] | None,
+        typer.Option(help="Only jobs of this kind; shards are not listed without."),
     ] = None,
     limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 50,
 ) -> None:
@@ -138,12 +140,35 @@ def _print_attempts(session: Session, job: JobDetail) -> None:
     )
 
 
+def _print_shards(session: Session, job: JobDetail) -> None:
+    if not job.shards or session.output.as_json:
+        return
+    session.output.text("")
+    session.output.table(
+        ["SHARD", "STATE", "SLURM JOB", "NODE", "ELAPSED", "ATTEMPT", "REGIONS", "REASON"],
+        [
+            (
+                one.job,
+                one.state,
+                " ".join(word for word in (one.slurm_job_id, one.slurm_state) if word),
+                one.node,
+                seconds(one.elapsed_s),
+                one.attempt,
+                one.name.partition(": ")[2],
+                one.message or one.stuck or one.waiting,
+            )
+            for one in job.shards
+        ],
+    )
+
+
 @command(app, "show", example="divbase jobs show JOB")
 def show(session: Session, job: JobId) -> None:
     """Show one job: where it stands or what it used, its attempts and its result."""
     detail = session.client.jobs.get(session.project, job)
     print_job(session, detail)
     _print_attempts(session, detail)
+    _print_shards(session, detail)
     _print_tail(session, detail)
 
 

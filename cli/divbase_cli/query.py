@@ -15,7 +15,7 @@ from divbase_cli.output import local_time, seconds, size
 from divbase_cli.session import Session
 
 if TYPE_CHECKING:
-    from divbase_client.models import JobDetail, Plan, Query
+    from divbase_client.models import JobDetail, Plan, Query, Spread
 
 app = group("query", "Ask a question over many files: plan it, run it, or see its script.")
 
@@ -123,9 +123,10 @@ def print_plan(session: Session, plan: Plan) -> None:
             ("Regions", ", ".join(plan.regions) or "everything"),
             ("Combined by", plan.combine),
             ("Reads", f"{size(plan.bytes_needed)} of {size(plan.bytes_total)}"),
-            ("Works in", "one piece" if plan.shards == 1 else f"{plan.shards} shards, side by side"),
+            ("Works in", _works_in(plan)),
             ("Expected", f"about {seconds(plan.expected_s)}, once it runs" if plan.expected_s else None),
-            ("Asks for", _asks_for(plan)),
+            ("Each shard asks for", _asks_for(plan.spread) if plan.spread else None),
+            ("Joining asks for" if plan.spread else "Asks for", _asks_for(plan)),
             ("As", _labels(plan)),
             ("Result", plan.output),
         ]
@@ -139,7 +140,13 @@ def print_plan(session: Session, plan: Plan) -> None:
     _warn(session, plan)
 
 
-def _asks_for(plan: Plan) -> str:
+def _works_in(plan: Plan) -> str:
+    if plan.spread:
+        return f"{plan.spread.tasks} shards as jobs of their own, then one that joins them"
+    return "one piece" if plan.shards == 1 else f"{plan.shards} shards, side by side"
+
+
+def _asks_for(plan: Plan | Spread) -> str:
     cores = "1 core" if plan.cores == 1 else f"{plan.cores} cores"
     memory, scratch = size(plan.memory_mb << 20), size(plan.scratch_mb << 20)
     return f"{cores}, {memory} memory, {scratch} scratch, at most {seconds(plan.minutes * 60)}"

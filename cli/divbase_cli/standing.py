@@ -29,9 +29,18 @@ def standing(job: JobDetail, now: datetime) -> list[Fact]:
     """What belongs to the phase that the job is in."""
     if job.state.is_end:
         return _used(job)
+    if job.state == "SPREAD":
+        return [*_spread(job), ("Last heard of", heard_of(job, now))]
     if job.started_at is not None and job.state not in ("ACCEPTED", "SUBMITTING", "SUBMIT_UNKNOWN", "QUEUED"):
         return [*_progress(job, now), ("Last heard of", heard_of(job, now))]
     return [*_queue(job, now), ("Asks for", asked(job)), ("Last heard of", heard_of(job, now))]
+
+
+def _spread(job: JobDetail) -> list[Fact]:
+    """How far its shards are."""
+    words = (job.waiting or "").partition(": ")[2].rstrip(".") or job.waiting
+    share = bar(job.progress.done / job.progress.total) if job.progress and job.progress.total else None
+    return [("Shards", words), ("Done", share)]
 
 
 # --- waiting -----------------------------------------------------------------------------------------------------

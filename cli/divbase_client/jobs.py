@@ -37,7 +37,7 @@ class Jobs:
     def list(
         self, project: str, *, state: JobState | None = None, mine: bool = False, kind: str | None = None
     ) -> Iterator[Job]:
-        """Newest first. `kind`: query, index or repair."""
+        """Newest first. `kind`: query, shard, index or repair; shards are listed only where they are asked for."""
         params = {"state": state.value if state else None, "mine": mine or None, "kind": kind}
         return self._connection.pages(path_of("projects", project, "jobs"), Job, params)
 

@@ -538,9 +538,21 @@ class PlannedInput(Answer):
     copy_size: int | None = None
 
 
+class Spread(Answer):
+    """Jobs of their own for the shards of a query: each asks for this. `expected_s`: of the longest."""
+
+    tasks: int
+    cores: int
+    memory_mb: int
+    minutes: int
+    scratch_mb: int
+    expected_s: int
+
+
 class Plan(Answer):
     """What the job will do. `commands` are the bcftools commands as one would type them, for reading; `shards` says
-    into how many parts the work is cut, to be done side by side (1: it is not). `minutes` is the job's time limit,
+    into how many parts the work is cut, to be done side by side (1: it is not). `spread`: each is a job of its own,
+    and cores, memory and time are those of the job that joins them. `minutes` is the job's time limit,
     `expected_s` what it should take, by what earlier jobs took (null: not known). `account`, `partition` and `qos` are
     what SLURM is told of a job that is not submitted yet (null: the cluster's default)."""
 
@@ -555,6 +567,7 @@ class Plan(Answer):
     bytes_needed: int
     memory_mb: int
     shards: int
+    spread: Spread | None = None
     cores: int
     minutes: int
     expected_s: int | None = None
@@ -573,13 +586,15 @@ class Script(Answer):
 
 
 class JobState(StrEnum):
-    """Ours, whatever the scheduler calls it. The last four are ends."""
+    """Ours, whatever the scheduler calls it. The last four are ends. SPREAD: the job waits for its shards, which are
+    jobs of their own."""
 
     ACCEPTED = "ACCEPTED"
     SUBMITTING = "SUBMITTING"
     SUBMIT_UNKNOWN = "SUBMIT_UNKNOWN"
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
+    SPREAD = "SPREAD"
     FINALIZING = "FINALIZING"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
@@ -592,7 +607,8 @@ class JobState(StrEnum):
 
 
 class Progress(Answer):
-    """`stage`: staging, running or pushing; `done` of `total` bytes of that stage (total 0: not known)."""
+    """`stage`: staging, running or pushing; `done` of `total` bytes of that stage (total 0: not known). Of a query that
+    waits for its shards: `shards`, in thousandths of them all."""
 
     stage: str
     done: int
@@ -634,12 +650,32 @@ class ResultFile(Answer):
     sha256: str
 
 
+class Shard(Answer):
+    """A shard of a query that is a job of its own; `job` is its id, `name` says its regions."""
+
+    number: int
+    job: str
+    name: str
+    state: JobState
+    reason: str | None
+    message: str | None
+    stuck: str | None
+    waiting: str | None = Field(description="Why it has not started, in words; None for one that has")
+    attempt: int
+    slurm_job_id: str | None
+    slurm_state: str | None
+    node: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    elapsed_s: float | None
+
+
 class Job(Answer):
     """`observed_at`: when the scheduler, or the job itself, was last heard of; a GET never asks the scheduler."""
 
     id: str
     project: str
-    kind: Literal["query", "index", "repair", "sidecar"]
+    kind: Literal["query", "shard", "index", "repair", "sidecar"]
     name: str
     state: JobState
     reason: str | None = Field(description="Machine-readable reason of a failure")
@@ -676,7 +712,7 @@ class Job(Answer):
 
 
 class JobDetail(Job):
-    """`query` and `plan` are None for all jobs but queries.
+    """`query` and `plan` are None for all jobs but queries; `shards` are those that are jobs of their own.
 
     `reused`: the answer to a submission is this job, which ran before with an equal plan. `query` is then the question
     that it was asked, and `plan` belongs to the one that was asked now: its warnings may be others. Of a repair: it is
@@ -687,6 +723,7 @@ class JobDetail(Job):
     query: Query | None
     plan: Plan | None
     attempts: list[Attempt]
+    shards: list[Shard] = Field(default_factory=list)
     results: list[ResultFile]
 
 

@@ -38,6 +38,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+_SPREAD_AFTER_S = 900
 _ACCOUNTING_MAY_LAG = timedelta(days=7)
 """How far back attempts are looked at that ended while accounting was away."""
 
@@ -229,11 +230,20 @@ def job_policy(settings: Settings) -> JobPolicy:
         labels=Labels(scheduler.account, scheduler.partition, scheduler.qos, scheduler.wckey),
         ceilings=Ceilings(limits.max_cores, limits.max_memory_mb, limits.max_minutes),
         machine_cores=os.cpu_count() if scheduler.kind == "local" else None,
+        spread_after_s=_spread_after_s(settings),
         project_limits=Limits(limits.open_jobs_per_project, limits.core_hours_per_project_month),
         user_limits=Limits(limits.open_jobs_per_user, limits.core_hours_per_user_month),
         result_days=jobs.result_days,
         project_bytes=None if limits.gb_per_project is None else limits.gb_per_project * 1000**3,
     )
+
+
+def _spread_after_s(settings: Settings) -> int | None:
+    """On one machine more jobs get no more cores than one job's shards have, unless somebody says otherwise."""
+    after_s = settings.jobs.spread_after_s
+    if after_s is None:
+        return None if settings.scheduler.kind == "local" else _SPREAD_AFTER_S
+    return after_s or None
 
 
 def _node_cache(jobs: JobSettings) -> NodeCache | None:

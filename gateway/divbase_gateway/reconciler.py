@@ -34,6 +34,7 @@ from divbase_gateway.services import (
     manifests,
     retention,
     settlement,
+    shards,
     sidecars,
     submission,
     uploads,
@@ -163,7 +164,7 @@ class Reconciler:
         """
         if not self._lead():
             return False
-        for step in (self._submit_accepted, self._search_unknown, self._look, self._clean_up):
+        for step in (self._submit_accepted, self._search_unknown, self._look, self._settle_shards, self._clean_up):
             if self._still_leads():
                 step()
         with self._database.read() as session:
@@ -402,6 +403,11 @@ class Reconciler:
                 if ended is not None:
                     log.info("job.ended", job=ended.public_id, state=ended.state, reason=ended.reason)
 
+    def _settle_shards(self) -> None:
+        """End queries whose shards failed, and have those whose shards are all there submitted."""
+        if shards.settle(self._database, self._clock.now()):
+            self.wake()
+
     # --- afterwards ---
 
     def _clean_up(self) -> None:
@@ -413,6 +419,7 @@ class Reconciler:
             sidecars.look_after(self._database, self._store, _LOOSE_ENDS_A_TICK, now)
             self._copied_at = now
         aftermath.discard_directories(self._database, self._scheduler, self._store, _LOOSE_ENDS_A_TICK, now)
+        shards.clear(self._database, self._store, now, _LOOSE_ENDS_A_TICK)
         if self._housekept_at is None or now - self._housekept_at > timedelta(hours=1):
             self._housekeeping(now)
             self._housekept_at = now

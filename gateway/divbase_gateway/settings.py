@@ -191,6 +191,12 @@ class JobSettings(Group):
         description="Days that results are kept after their last use, where their project does not say otherwise; the "
         "first week after a change nothing is removed. Empty: for ever.",
     )
+    spread_after_s: int | None = Field(
+        None,
+        ge=0,
+        description="A query that would keep one job busy for more seconds is spread over several jobs, and one that "
+        "joins what they made; 0: never. Empty: 900 on a cluster, never on one machine.",
+    )
     prologue: list[str] = Field(
         default_factory=list,
         description="Lines of shell at the start of every job, for example `module load bcftools`.",

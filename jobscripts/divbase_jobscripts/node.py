@@ -687,6 +687,7 @@ class Copy(object):
         self.sha256 = source.get("sha256")
         self.path = path
         self.missing = 0  # spans that are still on their way
+        self.begins = source.get("begins") or []
         self.md5_etag = re.match(r"^[0-9a-f]{32}$", self.etag or "") is not None
 
     def spans(self):
@@ -699,6 +700,9 @@ class Copy(object):
     def conclude(self):
         """What is left to do when all spans are there. Raises Failed where they are not what they should be."""
         check_content(self)
+
+    def require_positions(self):
+        require_positions(self.path, self.label, self.begins)
 
     def clear(self):
         """Removes what is of no use any more."""
@@ -736,7 +740,8 @@ def stage(job):
     for entry in job.manifest["inputs"]:
         if job.manifest["kind"] != "repair" or is_bgzf(staged_path(job, entry)):
             require_bgzf(staged_path(job, entry), label_of(entry))
-        require_positions(staged_path(job, entry), entry)
+    for copy in copies:
+        copy.require_positions()
     job.record_time("staging_s", started)
     job.state.save()
     stored = readable(sum(copy.size for copy in copies))
@@ -802,17 +807,16 @@ def is_bgzf(path):
     return head[:4] == BGZF_MAGIC and head[10:16] == BGZF_EXTRA
 
 
-def require_positions(path, entry):
+def require_positions(path, label, begins):
     """Raises Failed where the first record of a contig has POS 0: shards would not find it."""
-    begins = entry.get("begins") or []
     with open(path, "rb") as file:
-        blocks = Blocks(label_of(entry), file, 0, os.path.getsize(path), 0)
+        blocks = Blocks(label, file, 0, os.path.getsize(path), 0)
         for offset in begins:
-            if is_at_zero(blocks, offset, entry["format"]):
+            if is_at_zero(blocks, offset, path.rpartition(".")[2]):
                 raise Failed(
                     "bcftools_failed",
                     "%s has a record with POS 0, which cannot be found by its index, and this query is worked on by "
-                    "regions. Name the contigs: view -r CONTIG,... gives all records but those." % entry["key"],
+                    "regions. Name the contigs: view -r CONTIG,... gives all records but those." % label,
                 )
 
 
@@ -1055,9 +1059,9 @@ def digest_of(path, digest):
 
 
 def open_cache(job):
-    """The site's cache for a query; one that is off where there is none, or where it cannot be trusted."""
+    """The site's cache for a query or a shard of one; one that is off where there is none, or it cannot be trusted."""
     place = job.manifest.get("cache")
-    return Cache(place if job.manifest["kind"] == "query" else None)
+    return Cache(place if job.manifest["kind"] in ("query", "shard") else None)
 
 
 class Cache(object):
@@ -1434,10 +1438,14 @@ class PartialCopy(Copy):
             small.end()
         contigs = bcf_contigs(self.made) if self.format == "bcf" else 0
         index = csi_of(self.part, self.format, small.place, contigs)
+        self.begins = [small.place(offset) for offset in self.begins]
         with open_private(self.made + ".csi") as file:
             for begin in range(0, len(index), CONTENT_BYTES):
                 file.write(pack_block(index[begin : begin + CONTENT_BYTES]))
             file.write(BGZF_END)
+
+    def require_positions(self):
+        require_positions(self.made, self.label, self.begins)
 
 
 def bytes_fetched(entry):

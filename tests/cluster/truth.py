@@ -77,7 +77,7 @@ def describe(job: JobDetail) -> str:
 
 
 def _all_ended(site: Site) -> list[Job] | None:
-    jobs = list(site.user.jobs.list(site.project))
+    jobs = [job for kind in (None, "shard") for job in site.user.jobs.list(site.project, kind=kind)]
     return jobs if all(job.state.is_end for job in jobs) else None
 
 

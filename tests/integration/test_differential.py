@@ -49,6 +49,8 @@ pytestmark = pytest.mark.slow  # real programs
 CASES = int(os.environ.get("DIVBASE_DIFFERENTIAL_CASES", "100"))
 FIRST = int(os.environ.get("DIVBASE_DIFFERENTIAL_FROM", "0"))
 SHARDS = os.environ.get("DIVBASE_DIFFERENTIAL_SHARDS")
+AFTER_S = 2
+"""A query that takes longer is also spread over jobs: each of these does, and it gives three of them."""
 ROUND = (2, 2, 5, 2, 2, 2, 5, 2, 2, 16)
 CONTIGS = {"chr1": 8_000_000, "chr-2": 400_000, "HLA:3-1": 60_000, "chr4": 3_000_000}
 GIANT = {"giant": 900_000_000}
@@ -295,13 +297,26 @@ class Answer:
     result: Path
 
 
-def by_node(plan: Plan, bcftools: Bcftools, scratch: Path) -> Answer:
-    """Stage and run the plan as a job does."""
+def by_tasks(plan: Plan, bcftools: Bcftools, scratch: Path) -> Answer:
+    """Stage and run every shard as a job of its own, and then what they wrote as the job does that joins it."""
+    shards = []
+    for number, task in enumerate(plan.task_plans, start=1):
+        answer = by_node(task, bcftools, scratch / str(number))
+        if answer.status:
+            return answer
+        shards.append(answer.result)
+    return by_node(plan, bcftools, scratch / "gather", shards)
+
+
+def by_node(plan: Plan, bcftools: Bcftools, scratch: Path, shards: Sequence[Path] = ()) -> Answer:
+    """Stage and run the plan as a job does, on its inputs or on what the jobs of shards wrote."""
     for name in ("job", "work"):
         (scratch / name).mkdir(parents=True)
     (scratch / "job/divbase_node.py").write_bytes(node_helper_source())
     with NodeGateway() as gateway:
-        for entry in plan.inputs:
+        for number, path in enumerate(shards, start=1):
+            gateway.add_input(path, key=f"shards/{number}.bcf")
+        for entry in () if shards else plan.inputs:
             index = bcftools.folder / entry.index.key if entry.part is None else None
             part = None if entry.part is None else part_to_dict(entry.part)
             samples = None if entry.samples is None else list(entry.samples)
@@ -450,6 +465,13 @@ def test_a_random_query_is_answered_as_by_hand(
                 assert again.status == 0, (seed, question, count, again.log)
                 assert again.result.read_bytes() == answer.result.read_bytes(), (seed, question, count)
                 assert indexed(again.result) == indexed(answer.result), (seed, question, count)
+        if number == seed % 2:
+            spread = make_plan(question.request, files, None, find_maps, spread_after_s=AFTER_S)
+            if spread.spread is not None and bcftools.can(plan):
+                apart = by_tasks(spread, bcftools, tmp_path / f"scratch.{number}.spread")
+                assert apart.status == 0, (seed, question, apart.log)
+                assert apart.result.read_bytes() == answer.result.read_bytes(), (seed, question)
+                assert indexed(apart.result) == indexed(answer.result), (seed, question)
 
 
 def indexed(result: Path) -> bytes:

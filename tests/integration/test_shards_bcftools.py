@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from divbase_gateway.domain import spans
 from divbase_gateway.domain.files import CataloguedFile
 from divbase_gateway.domain.index_maps import ContigMap, FileMap, first_offset
 from divbase_gateway.domain.planning import make_plan
 from divbase_gateway.domain.queries import OutputFormat, Plan, QueryRequest, Selection
 
 from tests.bcftools import bcftools_for_tests
-from tests.integration.test_differential import Answer, Bcftools, by_node, load_maps
+from tests.integration.test_differential import Answer, Bcftools, by_node, by_tasks, load_maps
 from tests.integration.test_planning_bcftools import bcftools, catalogued, run_plan
 from tests.variants import bgzf
 
@@ -88,13 +89,20 @@ def map_of(file: CataloguedFile, folder: Path) -> FileMap:
     return FileMap(known.data_begin, contigs)
 
 
-def plan_of(folder: Path, keys: Sequence[str], request: QueryRequest, shards: int) -> Plan:
+def plan_of(
+    folder: Path, keys: Sequence[str], request: QueryRequest, shards: int, spread_after_s: int | None = None
+) -> Plan:
     def whole(file: CataloguedFile) -> CataloguedFile:
         return replace(file, size=1)  # too small for any part of it
 
     files = [whole(catalogued(folder / key, key)) for key in keys]
     return make_plan(
-        request, files, None, lambda some, _: {file.key: map_of(file, folder) for file in some}, shards=shards
+        request,
+        files,
+        None,
+        lambda some, _: {file.key: map_of(file, folder) for file in some},
+        shards=shards,
+        spread_after_s=spread_after_s,
     )
 
 
@@ -140,6 +148,59 @@ def test_every_output_is_the_same_in_shards(
     assert [answer.status for answer in answers] == [0, 0], [answer.log for answer in answers]
     whole, sharded = (answer.result.read_bytes() for answer in answers)
     assert whole == sharded != b""
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        QueryRequest(EVERYONE, COMMANDS[1]),
+        QueryRequest(EVERYONE, COMMANDS[3], output=OutputFormat.BCF, level=0),
+        QueryRequest(EVERYONE, "view -m2", after="norm -m -any; view -c 1"),
+        QueryRequest(EVERYONE, "view", after=r"query -f '%CHROM %POS %ID[ %GT]\n'"),
+    ],
+)
+def test_shards_as_jobs_of_their_own_change_no_byte(
+    tmp_path: Path, folder: Path, node: Bcftools, request_: QueryRequest
+) -> None:
+    """One job, or a job for each shard and one that joins what they made: the result and its index are equal."""
+    keys = ["c.vcf.gz", "a.vcf.gz", "b.bcf"]
+    whole = by_node(plan_of(folder, keys, request_, 1), node, tmp_path / "whole")
+    plan = plan_of(folder, keys, request_, 1, spread_after_s=1)
+    assert plan.spread is not None
+    assert plan.spread.tasks >= 5
+    apart = by_tasks(plan, node, tmp_path / "apart")
+    assert [answer.status for answer in (whole, apart)] == [0, 0], apart.log
+    assert apart.result.read_bytes() == whole.result.read_bytes()
+    index = Path(f"{whole.result}.csi")
+    assert not index.exists() or Path(f"{apart.result}.csi").read_bytes() == index.read_bytes()
+
+
+@pytest.mark.parametrize("ending", ["vcf.gz", "bcf"])
+def test_a_job_of_a_shard_finds_a_record_of_position_0_in_its_part(
+    tmp_path: Path, folder: Path, node: Bcftools, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """The one that reads the contig's first record fails and says why; the others have nothing to do with it."""
+    monkeypatch.setattr(spans, "WHOLE_FROM", 10.0)  # the file is small, and is to be read in parts all the same
+    monkeypatch.setattr(spans, "GAP_BYTES", 0)
+    text = gzip.decompress((folder / "a.vcf.gz").read_bytes()).decode()
+    for name, content in (("good", text), ("zero", text.replace("c2\t3\t", "c2\t0\t"))):
+        path = folder / f"{name}.parts.{ending}"
+        data = content.encode()
+        if ending == "bcf":
+            (folder / "text.vcf").write_text(content)
+            bcftools("view", "--no-version", "-Ob", "-o", str(path), str(folder / "text.vcf"))
+            data = gzip.decompress(path.read_bytes())
+        path.write_bytes(bgzf(data, block=300))
+        bcftools("index", "--csi", str(path))
+        file = catalogued(path, path.name)
+        plan = make_plan(
+            QueryRequest(EVERYONE), [file], None, lambda some, _: load_maps(folder, some), spread_after_s=2
+        )
+        assert [task.regions for task in plan.task_plans] == [("c1",), ("c2",)]
+        assert all(task.inputs[0].part is not None for task in plan.task_plans)
+        answers = [by_node(task, node, tmp_path / name / str(n)) for n, task in enumerate(plan.task_plans)]
+        assert [answer.status for answer in answers] == [0, 0 if name == "good" else 1], answers[0].log
+    assert f"zero.parts.{ending} has a record with POS 0" in answers[1].log
 
 
 def ask(key: str, folder: Path, node: Bcftools, scratch: Path, shards: int) -> Answer:

@@ -7,6 +7,7 @@ import time
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import pytest
 from divbase_gateway.domain.allocations import Ceilings
@@ -15,6 +16,8 @@ from divbase_gateway.domain.files import CataloguedFile, Contig, FileFormat, Fil
 from divbase_gateway.domain.index_maps import ContigMap, FileMap
 from divbase_gateway.domain.planning import make_plan, plan_from_dict, plan_to_dict
 from divbase_gateway.domain.queries import Plan, QueryRequest, Selection
+from divbase_gateway.domain.regions import parse_regions
+from divbase_gateway.domain.shards import in_order
 from divbase_gateway.domain.spans import Part
 
 LEAF, WINDOW = 4681, 1 << 14
@@ -263,3 +266,115 @@ def test_the_node_looks_at_the_first_records_of_what_is_read_by_regions_only_in_
     ]  # fmt: skip
     assert all(entry.begins == () for entry in sharded("view -r 1,2", 2).inputs)
     assert all(entry.begins == () for entry in sharded("view", 1).inputs)
+
+
+# --- shards that are jobs of their own -------------------------------------------------------------------------------
+
+
+def spread(command: str, after_s: int, after: str = "", **ceilings: int) -> Plan:
+    request = QueryRequest(Selection(all_samples=True), command, after)
+    return make_plan(request, [A, B], None, Maps(MAPS), Ceilings(**ceilings), spread_after_s=after_s)
+
+
+def test_a_query_is_one_job_while_it_fits() -> None:
+    """400 MiB take a minute and more on four cores: jobs of their own are for what takes longer than that."""
+    fits = sharded("view")
+    assert spread("view", fits.expected_s) == fits
+    assert spread("view", fits.expected_s - 1).spread is not None
+    assert spread("view -r 1 --regions-overlap 2", 10).spread is None
+
+
+def test_tasks_are_as_many_as_the_time_wants() -> None:
+    """Each takes half of what is too long, or less where a job may not have so much time; never more than 64."""
+    alone_s = sharded("view", 1).expected_s
+    for after_s, tasks in ((60, -(-2 * alone_s // 60)), (30, -(-2 * alone_s // 30)), (1, 64)):
+        plan = spread("view", after_s)
+        assert plan.spread is not None
+        assert plan.spread.tasks == plan.shards == len(plan.task_plans) == min(64, tasks)
+    assert spread("view", 4000).spread is None
+    assert spread("view", 10, minutes=10).spread == spread("view", 10).spread
+
+
+def test_tasks_ask_for_the_same_and_the_joining_job_for_what_it_needs() -> None:
+    """So that a scheduler may take them as one; memory is that of one shard, and what is expected is both together."""
+    plan = spread("view", 20)
+    assert plan.spread is not None
+    assert {(task.cores, task.memory_mb, task.minutes) for task in plan.task_plans} == {
+        (plan.spread.cores, plan.spread.memory_mb, plan.spread.minutes)
+    }
+    assert plan.spread.cores == 2
+    assert plan.cores == 4
+    assert spread("view", 20, cores=2).cores == 2
+    assert plan.expected_s == plan.model_s + plan.spread.expected_s
+
+
+def test_spreading_changes_neither_the_question_nor_the_last_steps() -> None:
+    """One digest; the shards go through each file's steps, the job that joins them through the rest."""
+    whole, plan = sharded("view -m2", 1), spread("view -m2", 60)
+    assert plan.digest == whole.digest
+    first = plan.task_plans[0]
+    assert [process.id for process in first.processes] == ["f1", "f2", "m"]
+    assert first.processes[-1].output == "out/shard.bcf"
+    assert first.processes[-1].argv[-3:] == ("-Ob1", "-o", "out/shard.bcf")
+    numbers = range(1, len(plan.task_plans) + 1)
+    words = ("concat", "--no-version", "-Oz3", "-o", "out/result.vcf.gz", "--threads", "4")
+    assert [process.argv for process in plan.processes] == [(*words, *(f"in/{number}.bcf" for number in numbers))]
+    counted = spread("view", 60, after="view -m2; stats")
+    assert [process.argv[0] for process in counted.processes] == ["concat", "view", "stats"]
+    assert [each.key for each in plan.inputs] == ["a.vcf.gz", "b.vcf.gz"]
+    assert len({task.digest for task in plan.task_plans} | {plan.digest}) == len(plan.task_plans) + 1
+
+
+def test_a_task_reads_what_it_works_on() -> None:
+    """Its own regions of each file; all tasks together little more than one job would, and plans are no larger."""
+    plan = spread("view", 40)
+    assert all(entry.part is not None for task in plan.task_plans for entry in task.inputs)
+    assert plan.bytes_needed == sum(task.bytes_needed for task in plan.task_plans)
+    records = sum(len(range(100)) + 90 for _ in "a") + 101
+    assert records * MIB < plan.bytes_needed < (records + 1) * MIB
+    bins = [len(c.bins) for task in plan.task_plans for entry in task.inputs if entry.part for c in entry.part.contigs]
+    assert max(bins) <= 256 // len(plan.task_plans)
+
+
+def test_tasks_look_at_the_first_records_of_what_they_read() -> None:
+    """One of POS 0 is noticed by a task that has it, wherever its index puts it; that of each contig by one or more."""
+    plan = spread("view", 40)
+    for number in (0, 1):
+        begins = {offset for task in plan.task_plans for offset in task.inputs[number].begins}
+        assert begins == {100_000 << 16, 101 * MIB << 16}
+    for task in plan.task_plans:
+        for entry in task.inputs:
+            assert entry.part is not None
+            assert all(any(s.first <= offset < s.end for s in entry.part.spans) for offset in entry.begins)
+    assert all(entry.begins == () for task in spread("view -r 1,2", 40).task_plans for entry in task.inputs)
+
+
+def test_a_spread_plan_survives_json_without_its_tasks() -> None:
+    """They are stored with their own jobs; each of them is a plan that survives it whole."""
+    plan = spread("view -r 1", 20)
+    stored = json.loads(json.dumps(plan_to_dict(plan)))
+    assert "task_plans" not in stored
+    assert plan_from_dict(stored) == replace(plan, task_plans=())
+    for task in plan.task_plans:
+        assert plan_from_dict(json.loads(json.dumps(plan_to_dict(task)))) == task
+    del stored["spread"]  # as earlier releases stored it
+    assert plan_from_dict(stored).spread is None
+
+
+@pytest.mark.parametrize("command", ["view", "view -r 2:1-1000000,1:5-900000,1:800000-1200000", "view -t 1:5-1500000"])
+@pytest.mark.parametrize("after_s", [5, 20, 60])
+def test_the_regions_of_tasks_are_those_of_the_question_once(command: str, after_s: int) -> None:
+    """No position is in two tasks, and none is left out: by their names, and in the order of the result."""
+    whole = make_plan(QueryRequest(Selection(all_samples=True), command), [A, B], None, Maps(MAPS), shards=1)
+    plan = spread(command, after_s)
+    assert plan.spread is not None
+    assert plan.digest == whole.digest
+    pieces = [region for task in plan.task_plans for region in parse_regions(",".join(task.regions))]
+    covered = [(each.contig, each.start or 1, each.end or 10**9) for each in pieces]
+    assert covered == sorted(covered)
+    assert all(a[0] != b[0] or a[2] < b[1] for a, b in pairwise(covered))
+    asked = command.split()[2] if " " in command else "1,2"
+    wanted = in_order(parse_regions(asked), ["1", "2"])
+    for contig in ("1", "2"):
+        length = sum(end - start + 1 for name, start, end in covered if name == contig)
+        assert length == sum((r.end or 10**9) - (r.start or 1) + 1 for r in wanted if r.contig == contig)

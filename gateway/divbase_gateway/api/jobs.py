@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -20,14 +21,14 @@ from divbase_gateway.domain.drain import Drain
 from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.domain.queries import Plan
 from divbase_gateway.domain.reruns import Wish
-from divbase_gateway.domain.waiting import waiting_words
+from divbase_gateway.domain.waiting import shards_words, waiting_words
 from divbase_gateway.services import drain, jobs, queries, results, retention
 from divbase_gateway.services.plans import query_plan_of
 
 router = APIRouter(tags=["jobs"])
 
 
-JobKind = Literal["query", "index", "repair", "sidecar"]
+JobKind = Literal["query", "shard", "index", "repair", "sidecar"]
 
 _REUSED: dict[int | str, dict[str, Any]] = {
     200: {"model": models.JobDetail, "description": "An earlier job has the answer"}
@@ -59,7 +60,7 @@ def run_query(body: models.NewJob, caller: Querier, gateway: TheGateway, once: O
             query = body.model_dump(mode="json", exclude={"fresh"})
             fitted = queries.fit_plan(plan, project, gateway.policy)
             job = jobs.accept_query_job(session, project, user, query, fitted, gateway.policy, once.now)
-            return detail_of(job, drain.holding(session, [job]))
+            return detail_of(job, drain.holding(session, [job]), jobs.shards_of(session, job))
 
         answer = idempotently(once, session, caller, body, create, lambda detail: 200 if detail.reused else 201)
     if answer.status_code == 201:
@@ -74,7 +75,7 @@ def list_jobs(
     paging: Paging,
     state: Annotated[list[models.JobState] | None, Query(description="Only jobs in these states")] = None,
     mine: Annotated[bool, Query(description="Only the caller's own")] = False,
-    kind: Annotated[JobKind | None, Query(description="Only jobs of this kind")] = None,
+    kind: Annotated[JobKind | None, Query(description="Only jobs of this kind; shards are not listed without")] = None,
 ) -> models.Page[models.Job]:
     """The project's jobs, newest first."""
     found = jobs.list_jobs(
@@ -94,7 +95,8 @@ def list_jobs(
 def show_job(job: str, caller: Reader, session: ReadSession) -> models.JobDetail:
     """One job with its plan, attempts and results."""
     found = jobs.get_job(session, caller.project, job)
-    return detail_of(found, drain.holding(session, [found]))
+    shards = jobs.shards_of(session, found)
+    return detail_of(found, drain.holding(session, [found, *shards]), shards)
 
 
 @router.post("/projects/{project}/jobs/{job}/cancel")
@@ -121,7 +123,8 @@ def rerun_job(job: str, body: models.Rerun, caller: Querier, gateway: TheGateway
         def create() -> models.JobDetail:
             wish = Wish(body.memory_mb, body.minutes, body.more)
             again = jobs.rerun(session, caller.project, job, caller.user, caller.role, gateway.policy, once.now, wish)
-            return detail_of(again, drain.holding(session, [again]))
+            shards = jobs.shards_of(session, again)
+            return detail_of(again, drain.holding(session, [again, *shards]), shards)
 
         answer = idempotently(once, session, caller, body, create)
     gateway.wake()
@@ -180,14 +183,17 @@ def job_of(job: JobRow, held_back: Drain | None = None) -> models.Job:
     return models.Job(**_fields(job, held_back))
 
 
-def detail_of(job: JobRow, held_back: Drain | None = None) -> models.JobDetail:
-    """The wire form with plan, attempts and results."""
-    return _detail(job, held_back, query_plan_of(job) if job.kind == "query" else None)
+def detail_of(job: JobRow, held_back: Drain | None = None, shards: Sequence[JobRow] = ()) -> models.JobDetail:
+    """The wire form with plan, attempts, shards that are jobs of their own, and results."""
+    return _detail(job, held_back, query_plan_of(job) if job.kind == "query" else None, shards)
 
 
-def _detail(job: JobRow, held_back: Drain | None, plan: Plan | None, *, reused: bool = False) -> models.JobDetail:
+def _detail(
+    job: JobRow, held_back: Drain | None, plan: Plan | None, shards: Sequence[JobRow] = (), *, reused: bool = False
+) -> models.JobDetail:
     return models.JobDetail(
-        **_fields(job, held_back),
+        **{**_fields(job, held_back), **_of_shards(job, shards, held_back)},
+        shards=[_shard(each, held_back) for each in shards],
         reused=reused,
         query=None if job.query is None else models.Query.model_validate(job.query),
         plan=None if plan is None else plan_of(plan),
@@ -245,6 +251,54 @@ def _end_of_results(job: JobRow) -> dict[str, datetime | None]:
         return {}
     kept = retention.retention_of(job.project)
     return {"expires_at": kept.expiry(job.results_used_at), "warn_from": kept.warn_from(job.results_used_at)}
+
+
+def _of_shards(job: JobRow, shards: Sequence[JobRow], held_back: Drain | None) -> dict[str, object]:
+    """What is known of a query while its shards are at work, from them."""
+    if job.state != JobState.SPREAD or not shards:
+        return {}
+    words = shards_words([JobState(each.state) for each in shards])
+    if held_back is not None and any(each.state == JobState.ACCEPTED for each in shards):
+        words = f"{words} {held_back.words}"
+    starts = [each.started_at for each in shards if each.started_at is not None]
+    heard = [each.observed_at for each in shards if each.observed_at is not None]
+    done = sum(map(_share_done, shards))
+    return {
+        "waiting": words,
+        "started_at": min(starts, default=None),
+        "observed_at": max(heard, default=None),
+        "progress": models.Progress(stage="shards", done=int(1000 * done / len(shards)), total=1000),
+    }
+
+
+def _share_done(shard: JobRow) -> float:
+    """Of a shard's work, which is nearly all in its running."""
+    if shard.state in (JobState.SUCCEEDED, JobState.FINALIZING) or shard.progress_stage == "pushing":
+        return 1.0
+    known = shard.progress_stage == "running" and shard.progress_total > 0
+    return min(1.0, shard.progress_done / shard.progress_total) if known else 0.0
+
+
+def _shard(job: JobRow, held_back: Drain | None) -> models.Shard:
+    attempt = _current(job)
+    waiting = waiting_words(JobState(job.state), attempt.slurm_reason if attempt else None)
+    return models.Shard(
+        number=job.task or 0,
+        job=job.public_id,
+        name=job.name,
+        state=models.JobState(job.state),
+        reason=job.reason,
+        message=job.message,
+        stuck=job.stuck,
+        waiting=held_back.words if held_back is not None and job.state == JobState.ACCEPTED else waiting,
+        attempt=job.attempt,
+        slurm_job_id=attempt.slurm_job_id if attempt else None,
+        slurm_state=attempt.slurm_state if attempt else None,
+        node=attempt.node if attempt else None,
+        started_at=job.started_at,
+        ended_at=job.ended_at,
+        elapsed_s=attempt.elapsed_s if attempt else None,
+    )
 
 
 def _current(job: JobRow) -> AttemptRow | None:

@@ -86,11 +86,12 @@ def plan_of(plan: Plan, labels: Labels | None = None) -> models.Plan:
         dropped_samples=list(plan.dropped_samples),
         regions=list(plan.regions),
         output=plan.output_name,
-        commands=[_typed(process) for process in plan.processes],
+        commands=_commands(plan),
         bytes_total=plan.bytes_total,
         bytes_needed=plan.bytes_needed,
         memory_mb=plan.memory_mb,
         shards=plan.shards,
+        spread=None if plan.spread is None else models.Spread.model_validate(plan.spread),
         cores=plan.cores,
         minutes=plan.minutes,
         expected_s=plan.expected_s or None,
@@ -114,6 +115,11 @@ def _input(planned: PlannedInput) -> models.PlannedInput:
         bytes_needed=planned.source.bytes_needed,
         copy_size=None if planned.copy is None else planned.copy.size,
     )
+
+
+def _commands(plan: Plan) -> list[str]:
+    """Of one that is spread, those of the first shard too, where its plan is at hand: the others' are alike."""
+    return [_typed(process) for each in (*plan.task_plans[:1], plan) for process in each.processes]
 
 
 def _typed(process: Process) -> str:

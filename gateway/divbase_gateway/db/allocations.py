@@ -13,10 +13,12 @@ from divbase_gateway.db.jobs import is_open
 from divbase_gateway.db.models import AttemptRow, JobRow, ProjectRow, UserRow
 from divbase_gateway.db.usage import of_jobs
 from divbase_gateway.domain.jobs import UNASKED
+from divbase_gateway.domain.shards import KIND as SHARD
 
 
 class Open(NamedTuple):
-    """Query jobs that have not ended, and the core-hours that all open jobs, index jobs among them, use at most."""
+    """Query jobs that have not ended, and the core-hours that all open jobs use at most, those of indexes, copies and
+    shards among them."""
 
     jobs: int
     core_hours: float
@@ -39,9 +41,8 @@ def lock_user(session: Session, user_id: int) -> None:
 
 def open_now(session: Session, project_id: int | None = None, user_id: int | None = None) -> Open:
     """What is open, of a project or of a user; answered by the small index `ix_jobs_open_use` alone."""
-    asked_for = func.count().filter(
-        JobRow.kind.not_in(sorted(UNASKED))
-    )  # what uploads bring about counts against nobody
+    # What uploads bring about counts against nobody, and shards are part of a query.
+    asked_for = func.count().filter(JobRow.kind.not_in(sorted(UNASKED | {SHARD})))
     minutes = func.coalesce(func.sum(JobRow.cores * JobRow.minutes), 0)
     statement = select(asked_for, minutes).where(is_open(), *of_jobs(session, project_id, user_id))
     jobs, core_minutes = session.execute(statement).one()

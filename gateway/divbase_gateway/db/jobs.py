@@ -17,7 +17,7 @@ from divbase_gateway.domain.jobs import ENDS, JobState
 _AT_THE_SCHEDULER = (JobState.QUEUED, JobState.RUNNING, JobState.FINALIZING)
 
 # Long JSON and text, which takes more time to read than all the other columns of a page of jobs together.
-_LONG_IN_JOBS = (JobRow.query, JobRow.plan, JobRow.results)
+_LONG_IN_JOBS = (JobRow.query, JobRow.plan, JobRow.results, JobRow.gathers)
 _LONG_IN_ATTEMPTS = (AttemptRow.report, AttemptRow.uploads, AttemptRow.log_tail)
 _SHOWN_OF_ATTEMPTS = (
     AttemptRow.number,
@@ -69,7 +69,8 @@ def list_jobs(
     user_id: int | None = None,
     kind: str | None = None,
 ) -> list[JobRow]:
-    """Newest first, those with an id below `before`, two queries, whatever the number of jobs.
+    """Newest first, those with an id below `before`, two queries, whatever the number of jobs; shards are among them
+    only where their kind is asked for.
 
     They come without question, plan and results, and of the attempts with what a line of a listing shows; to ask for
     more is an error.
@@ -89,8 +90,7 @@ def list_jobs(
         query = query.where(JobRow.state.in_(states))
     if user_id is not None:
         query = query.where(JobRow.user_id == user_id)
-    if kind is not None:
-        query = query.where(JobRow.kind == kind)
+    query = query.where(JobRow.parent_id.is_(None) if kind is None else JobRow.kind == kind)
     return list(session.scalars(query))
 
 

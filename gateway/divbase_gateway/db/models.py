@@ -361,13 +361,26 @@ class JobRow(Base):
             sqlite_where=text("results_removed_at IS NOT NULL AND results_cleared_at IS NULL"),
             postgresql_where=text("results_removed_at IS NOT NULL AND results_cleared_at IS NULL"),
         ),
+        Index(
+            "ix_jobs_parent_id",
+            "parent_id",
+            "task",
+            sqlite_where=text("parent_id IS NOT NULL"),
+            postgresql_where=text("parent_id IS NOT NULL"),
+        ),
+        Index(
+            "ix_jobs_shards_until",
+            "shards_until",
+            sqlite_where=text("shards_until IS NOT NULL"),
+            postgresql_where=text("shards_until IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(_Serial, primary_key=True)
     public_id: Mapped[str] = mapped_column(String(20), unique=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
-    kind: Mapped[str] = mapped_column(String(10))  # query, index, repair or sidecar
+    kind: Mapped[str] = mapped_column(String(10))  # query, shard, index, repair or sidecar
     name: Mapped[str] = mapped_column(String(100))
     query: Mapped[dict[str, Any] | None]  # as asked (wire form), None for other kinds
     plan: Mapped[dict[str, Any]]
@@ -391,7 +404,7 @@ class JobRow(Base):
     progress_done: Mapped[int] = mapped_column(default=0)
     progress_total: Mapped[int] = mapped_column(default=0)
     results: Mapped[list[Any]]  # [{role, key, version_id, size, sha256}, ...], filled when settled
-    # Of these, in the bucket and nobody else's: result and index of a query, log and provenance of any job.
+    # Of these, in the bucket and nobody else's: result and index of a query and of a shard, log and provenance of any.
     result_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
     record_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
     pinned_at: Mapped[datetime | None]
@@ -399,6 +412,13 @@ class JobRow(Base):
     results_removed_at: Mapped[datetime | None]  # nobody is given them any more, by a retention of so many days
     results_removed_days: Mapped[int | None] = mapped_column(Integer)
     results_cleared_at: Mapped[datetime | None]  # and they are gone from the bucket
+    # Of a shard: the query's job, and which of its shards, from 1.
+    parent_id: Mapped[int | None]
+    task: Mapped[int | None] = mapped_column(Integer)
+    # Of a query that is spread: what its own job joins, once all shards have succeeded ...
+    gathers: Mapped[list[Any] | None]
+    # ... and until when what they made is kept; None while that is open, or when it is gone.
+    shards_until: Mapped[datetime | None]
 
     user: Mapped[UserRow] = relationship(lazy="raise")
     project: Mapped[ProjectRow] = relationship(lazy="raise")

@@ -22,7 +22,7 @@ class Used:
 
     Attributes:
         name: the project's, or the user's email address.
-        jobs, attempts: those that ran, whatever came of them.
+        jobs, attempts: those that ran, whatever came of them; a query counts once, however many jobs do its shards.
         core_s: cores times time.
         cpu_s: processor time, of the attempts of which it is known; `known_core_s` are the core-seconds of these.
     """
@@ -77,10 +77,11 @@ def _used_by(
     on: ColumnElement[bool],
 ) -> list[Used]:
     accounted = AttemptRow.cpu_s.is_not(None)
+    of_query = func.coalesce(JobRow.parent_id, JobRow.id)
     query = (
         select(
             name,
-            func.count(func.distinct(AttemptRow.job_id)).filter(AttemptRow.started_at.is_not(None)),
+            func.count(func.distinct(of_query)).filter(AttemptRow.started_at.is_not(None)),
             func.count(AttemptRow.started_at),
             func.sum(_core_s()),
             func.coalesce(func.sum(AttemptRow.cpu_s), 0),

@@ -355,7 +355,9 @@ def _look_for_overdue(job: Job, books: _Books) -> None:
 
 
 def _overdue(job: Job, books: _Books) -> Iterator[str]:
-    """Every open state has a time after which something should have happened."""
+    """Every open state has a time after which something should have happened; shards are looked at for themselves."""
+    if job.state is JobState.SPREAD:
+        return
     since = books.now - job.state_since
     patience = books.lost_after + _BEFORE_SUBMISSION
     if job.state in (JobState.ACCEPTED, JobState.SUBMITTING, JobState.SUBMIT_UNKNOWN):

@@ -43,6 +43,8 @@ STARTUP_S = 2
 """Seconds of a job in which nothing is read or worked on yet, or any more: claim, programs, upload, report."""
 JOIN_SHARE = 1 / 3
 """Of the work of a query in shards, what joining them takes beside that which they share out."""
+MOST_TASKS = 64
+"""Jobs that a query is spread over: one process joins what they wrote."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,43 @@ def affordable_shards(
     return 1
 
 
+def tasks_for(alone_s: int, after_s: int) -> int:
+    """Over how many jobs a query is spread that would take `alone_s` in one piece, where `after_s` seconds are too much
+    for one job. Each has half of that, so that a node that is slower than others keeps within it too."""
+    return min(MOST_TASKS, max(2, ceil(2 * alone_s / after_s)))
+
+
+def estimate_gather(
+    tasks: Sequence[Sequence[PlannedInput]],
+    processes: int,
+    samples: int,
+    ceilings: Ceilings,
+    *,
+    text: bool = False,
+    correction: Correction = UNCORRECTED,
+) -> Estimate:
+    """Costs of joining what jobs with these inputs write. It reads that and not the inputs, whose bytes are the tasks';
+    whether they read copies is nothing to it.
+
+    Args:
+        processes: that join and do what follows.
+    """
+    worked = sum(_worked(inputs, share=1.0) for inputs in tasks)
+    stored = 2 * worked  # level 1 is up to twice the size of level 6
+    seconds = STARTUP_S + stored / TRANSFER_RATE + JOIN_SHARE * _work(worked, 0)
+    result = worked * (TEXT_GROWTH if text else RECORDS_GROWTH)
+    return Estimate(
+        bytes_total=sum(entry.size + entry.index.size for entry in tasks[0]),
+        bytes_needed=sum(entry.source.bytes_needed for inputs in tasks for entry in inputs),
+        memory_mb=_memory(processes, len(tasks), samples),
+        cores=min(UNASKED_CORES, ceilings.cores or UNASKED_CORES),
+        minutes=min(MAX_MINUTES, max(MIN_MINUTES, ceil(correction.limit * seconds / 60))),
+        scratch_mb=ceil(256 + (stored + result) / MIB),
+        model_s=ceil(seconds),
+        expected_s=ceil(correction.usual * seconds),
+    )
+
+
 def is_cheaper(copy_bytes: int, file_bytes: int) -> bool:
     """Whether it costs less to read so many bytes of a BCF copy than so many of the file, for the same records."""
     return copy_bytes / TRANSFER_RATE + COPY_WORK * file_bytes / WORK_RATE < file_bytes * (
@@ -138,8 +177,20 @@ def is_cheaper(copy_bytes: int, file_bytes: int) -> bool:
 
 
 def slower(plan: Plan) -> Plan:
-    """A plan of copies, asking for what it takes at most to read the files themselves."""
+    """A plan of copies, asking for what it takes at most to read the files themselves.
+
+    Of a query that is spread it is its tasks that read them: the job that joins what they make needs no more.
+    """
     more = sum(max(0, entry.bytes_needed - entry.source.bytes_needed) for entry in plan.inputs)
+    if plan.spread is not None:
+        tasks = plan.spread
+        expected_s = ceil(tasks.expected_s / COPY_WORK)
+        return replace(
+            plan,
+            bytes_needed=plan.bytes_needed + more,
+            expected_s=plan.expected_s - tasks.expected_s + expected_s,
+            spread=replace(tasks, minutes=min(MAX_MINUTES, ceil(tasks.minutes / COPY_WORK)), expected_s=expected_s),
+        )
     return replace(
         plan,
         bytes_needed=sum(entry.bytes_needed for entry in plan.inputs),

@@ -16,6 +16,7 @@ class JobState(StrEnum):
     SUBMIT_UNKNOWN = "SUBMIT_UNKNOWN"  # the scheduler's answer was lost; we look for the name
     QUEUED = "QUEUED"  # the scheduler has it and it waits
     RUNNING = "RUNNING"  # it runs on a node
+    SPREAD = "SPREAD"  # its shards are jobs of their own, and not all of them have succeeded; then it joins them
     FINALIZING = "FINALIZING"  # the scheduler is done with it, or nearly; the result is being verified
     SUCCEEDED = "SUCCEEDED"  # three witnesses: scheduler, job and object store
     FAILED = "FAILED"  # with a reason
@@ -76,6 +77,11 @@ WORTH_ANOTHER_ATTEMPT = frozenset(
     }
 )
 """Faults of the machinery, not of the question. The attempts are bounded by the site's `jobs.max_attempts`."""
+
+HOPELESS = frozenset(
+    {Reason.INPUT_MISSING, Reason.INPUT_CORRUPT, Reason.UNSORTED, Reason.BCFTOOLS_FAILED, Reason.RESULT_TOO_LARGE}
+)
+"""What another run would end with too, wherever it ran and whatever it was given."""
 
 _WORDS = {
     Reason.INPUT_MISSING: "An input file is no longer in the bucket in the version that the query was planned on.",

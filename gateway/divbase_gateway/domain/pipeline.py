@@ -42,6 +42,8 @@ WIDTH = 64
 
 STREAM = "-Ou"
 STORED = "-Ob1"  # an index needs BGZF, so no -Ou; level 1 costs least
+SHARD = Output(OutputFormat.BCF, 1, "shard.bcf")
+"""What the job of a shard writes: the same as `STORED`, for the job that joins them to read once."""
 _MOVES_TO_CUT = ("regions", "regions-overlap", "targets", "targets-overlap")
 _ALSO_FOR_CUT = ("no-update",)
 
@@ -80,13 +82,47 @@ def build_processes(
     """
     sharded = len(shards) > 1
     processes = _by_shard(groups, numbered, steps, kind, shards) if sharded else _combine(groups, numbered, steps, kind)
-    for number, step in enumerate(after.steps, start=1):
-        processes.append(Process(f"a{number}", _after_argv(step), sources=(processes[-1].id,)))
+    processes.extend(_after(after, processes[-1]))
     merged = processes[-1].argv[0] == "merge"  # then a process of its own compresses beside it
     direct = output.format is OutputFormat.BCF and not processes[-1].sources
     if not after.steps and (merged or direct):
         processes.append(Process("out", ("view", "--no-version", STREAM), sources=(processes[-1].id,)))
     return (*processes[:-1], _write(processes[-1], output, threads=len(shards) if sharded else 0))
+
+
+def build_tasks(
+    groups: Sequence[Group], numbered: Sequence[Numbered], steps: Steps, kind: CombineKind, shards: Sequence[Shard]
+) -> list[tuple[Process, ...]]:
+    """For each shard the processes of a job of its own, which write `SHARD`: the records that they would write for
+    `build_processes`, on the same parts of the same files."""
+    found = []
+    for shard in shards:
+        own = _combine(groups, numbered, read_shard(steps, shard), kind)
+        found.append((*own[:-1], _write(own[-1], SHARD, threads=0)))
+    return found
+
+
+def build_gather(count: int, after: AfterSteps, output: Output, threads: int) -> tuple[Process, ...]:
+    """The processes of the job that joins what `count` jobs wrote, which it finds as its inputs, and does the rest.
+
+    From there on they are those of `build_processes`; `threads` change no byte.
+    """
+    joined = Process("j", ("concat", "--no-version", STREAM, *(shard_path(n) for n in range(1, count + 1))))
+    processes = [joined, *_after(after, joined)]
+    return (*processes[:-1], _write(processes[-1], output, threads=threads))
+
+
+def shard_path(number: int) -> str:
+    """Where the node stages the result of a shard's job for the one that joins them."""
+    return f"in/{number}.{SHARD.format.value}"
+
+
+def _after(after: AfterSteps, before: Process) -> list[Process]:
+    """The steps on the one stream that `before` gives."""
+    processes = [before]
+    for number, step in enumerate(after.steps, start=1):
+        processes.append(Process(f"a{number}", _after_argv(step), sources=(processes[-1].id,)))
+    return processes[1:]
 
 
 def _by_shard(

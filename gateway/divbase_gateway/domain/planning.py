@@ -18,17 +18,26 @@ from divbase_gateway.domain.choosing import ChosenFiles, ChosenSamples, check_co
 from divbase_gateway.domain.combining import Group, Member, group_members, kind_of, union_contigs
 from divbase_gateway.domain.corrections import Correction
 from divbase_gateway.domain.errors import InvalidName, InvalidSelection, InvalidStep
-from divbase_gateway.domain.estimates import UNCORRECTED, Estimate, affordable_shards, estimate, is_cheaper
+from divbase_gateway.domain.estimates import (
+    UNASKED_CORES,
+    UNCORRECTED,
+    Estimate,
+    affordable_shards,
+    estimate,
+    estimate_gather,
+    is_cheaper,
+    tasks_for,
+)
 from divbase_gateway.domain.files import CataloguedFile
 from divbase_gateway.domain.index_maps import FileMap, first_offset
 from divbase_gateway.domain.outputs import Output, choose_output
-from divbase_gateway.domain.pipeline import Numbered, build_processes
-from divbase_gateway.domain.plans import digest_plan, plan_from_dict, plan_to_dict
-from divbase_gateway.domain.queries import CombineKind, InputCopy, Plan, PlannedInput, Process, QueryRequest
+from divbase_gateway.domain.pipeline import SHARD, Numbered, build_gather, build_processes, build_tasks
+from divbase_gateway.domain.plans import digest_plan, digest_task, plan_from_dict, plan_to_dict
+from divbase_gateway.domain.queries import CombineKind, InputCopy, Plan, PlannedInput, Process, QueryRequest, Spread
 from divbase_gateway.domain.regions import Region, format_regions, parse_regions
 from divbase_gateway.domain.samples import SampleTable, list_some
 from divbase_gateway.domain.shards import Shard, cut, follows, in_order
-from divbase_gateway.domain.spans import has_records, part_for
+from divbase_gateway.domain.spans import MAX_BINS, Part, has_records, part_for
 from divbase_gateway.domain.steps import Steps, parse_steps
 
 __all__ = ["LoadMaps", "make_plan", "plan_from_dict", "plan_to_dict", "validate_result_name"]
@@ -38,6 +47,8 @@ LoadMaps = Callable[[Sequence[CataloguedFile], Sequence[str]], Mapping[str, File
 missing, they are read whole. Asked once a plan, and where there are no regions only if there is work for shards."""
 
 MAX_SHARDED_CONTIGS = 1000
+LEAST_BINS = 16
+"""Of the index of what a task reads of a file."""
 MAX_REGIONS_BYTES = 100_000
 """Of one value of --regions; Linux takes no word longer than 128 KiB."""
 PLAIN_CONTIG = re.compile(r"[A-Za-z0-9_.#|+][A-Za-z0-9_.#|+-]*")
@@ -74,6 +85,7 @@ def make_plan(
     ceilings: Ceilings = _NO_CEILINGS,
     shards: int | None = None,
     correction: Correction = UNCORRECTED,
+    spread_after_s: int | None = None,
 ) -> Plan:
     """Decide everything about a query.
 
@@ -84,6 +96,7 @@ def make_plan(
         ceilings: what a job may ask for; shards keep within them.
         shards: at most that many, whether they pay or not; None: as many as pay.
         correction: how long jobs take here, against what the cost model says.
+        spread_after_s: a query that would keep one job busy for more seconds is spread over several; None: none is.
 
     Raises:
         InvalidRequest: any of its kinds, when the request cannot be answered as it is.
@@ -102,7 +115,13 @@ def make_plan(
     work = _Work(steps, after, output, groups, _lay_out(groups, asked), places, correction)
     plan, work = _read_copies(_assemble(work, chosen, asked), work)
     count = shards or affordable_shards(plan.inputs, plan.processes, len(work.layout.samples), work.share, ceilings)
-    return _share_out(plan, work, _find_all_places(work, load_maps), count) if count > 1 else plan
+    everywhere = _find_all_places(work, load_maps) if count > 1 or _is_too_long(plan, spread_after_s) else places
+    in_one = _share_out(plan, work, everywhere, count) if count > 1 else plan
+    return _spread_out(in_one, plan.expected_s, work, everywhere, ceilings, spread_after_s)
+
+
+def _is_too_long(plan: Plan, spread_after_s: int | None) -> bool:
+    return spread_after_s is not None and plan.expected_s > spread_after_s
 
 
 def _check_private(steps: Steps, asked: ChosenSamples) -> None:
@@ -247,6 +266,15 @@ class _Work:
         samples, text = len(self.layout.samples), self.output.format.is_text
         return estimate(inputs, processes, samples, self.share, text=text, shards=shards, correction=self.correction)
 
+    def estimate_task(self, inputs: Sequence[PlannedInput], processes: Sequence[Process]) -> Estimate:
+        return estimate(inputs, processes, len(self.layout.samples), share=1.0, correction=self.correction)
+
+    def estimate_gather(
+        self, tasks: Sequence[Sequence[PlannedInput]], processes: Sequence[Process], ceilings: Ceilings
+    ) -> Estimate:
+        samples, text = len(self.layout.samples), self.output.format.is_text
+        return estimate_gather(tasks, len(processes), samples, ceilings, text=text, correction=self.correction)
+
 
 def _assemble(work: _Work, chosen: ChosenFiles, asked: ChosenSamples) -> Plan:
     steps, after, layout, kind = work.steps, work.after, work.layout, work.kind
@@ -287,14 +315,17 @@ def _read_copies(plan: Plan, work: _Work) -> tuple[Plan, _Work]:
 
 
 def _cheaper_copy(member: Member, planned: PlannedInput, places: _Places) -> InputCopy | None:
+    found = _copy_of(member, places)
+    return found if found is not None and is_cheaper(found.bytes_needed, planned.bytes_needed) else None
+
+
+def _copy_of(member: Member, places: _Places, most_bins: int | None = None) -> InputCopy | None:
+    """What is to be read of the BCF copy of a file, where there is one."""
     found = member.file.sidecar
     if found is None:
         return None
     file_map = places.of_copy(member)
-    part = None if file_map is None else part_for(places.regions, file_map, found.size)
-    needed = found.size + found.index.size if part is None else part.size
-    if not is_cheaper(needed, planned.bytes_needed):
-        return None
+    part = None if file_map is None else part_for(places.regions, file_map, found.size, most_bins)
     return InputCopy(
         key=found.key,
         version_id=found.version_id,
@@ -302,7 +333,7 @@ def _cheaper_copy(member: Member, planned: PlannedInput, places: _Places) -> Inp
         etag=found.etag,
         sha256=found.sha256,
         index=found.index,
-        bytes_needed=needed,
+        bytes_needed=found.size + found.index.size if part is None else part.size,
         part=part,
     )
 
@@ -316,8 +347,121 @@ def _share_out(plan: Plan, work: _Work, places: _Places, count: int) -> Plan:
     cost = work.estimate(plan.inputs, processes, len(shards))
     inputs = plan.inputs
     if not work.places.regions:  # bcftools would read them from end to end
-        inputs = tuple(_with_begins(each, places.maps) for each in inputs)
+        inputs = tuple(_with_begins(each, lambda key, _: _begins(places.maps[key])) for each in inputs)
     return replace(plan, inputs=inputs, processes=processes, shards=len(shards), **asdict(cost))
+
+
+def _spread_out(
+    plan: Plan, alone_s: int, work: _Work, places: _Places, ceilings: Ceilings, after_s: int | None
+) -> Plan:
+    """The plan with every shard a job of its own, where one job would take too long and the work can be cut.
+
+    Its digest stays, for so do the bytes of the result.
+
+    Args:
+        alone_s: that the work is expected to take in one piece.
+    """
+    if after_s is None or not _is_too_long(plan, after_s):
+        return plan
+    within_s = after_s if ceilings.minutes is None else min(after_s, 60 * ceilings.minutes)
+    shards = _cut(work, places, tasks_for(alone_s, within_s))
+    if len(shards) < 2:
+        return plan
+    found = [_task(work, replace(places, regions=shard.regions), len(shards)) for shard in shards]
+    if not work.places.regions and not _all_begins(found, places):
+        return plan
+    pipelines = build_tasks(work.groups, work.layout.numbered, work.steps, work.kind, shards)
+    costs = [work.estimate_task(inputs, each) for inputs, each in zip(found, pipelines, strict=True)]
+    spread = _same_for_all(costs)
+    gather = build_gather(len(shards), work.after, work.output, min(UNASKED_CORES, ceilings.cores or UNASKED_CORES))
+    joining = work.estimate_gather(found, gather, ceilings)
+    tasks = tuple(
+        _task_plan(plan, number, shard, inputs, processes, cost, spread)
+        for number, (shard, inputs, processes, cost) in enumerate(
+            zip(shards, found, pipelines, costs, strict=True), start=1
+        )
+    )
+    return replace(
+        plan,
+        **{**asdict(joining), "expected_s": spread.expected_s + joining.expected_s},
+        processes=gather,
+        shards=len(shards),
+        spread=spread,
+        task_plans=tasks,
+    )
+
+
+def _same_for_all(costs: Sequence[Estimate]) -> Spread:
+    """What every task asks for: as much as the one that needs most."""
+    return Spread(
+        tasks=len(costs),
+        cores=max(cost.cores for cost in costs),
+        memory_mb=max(cost.memory_mb for cost in costs),
+        minutes=max(cost.minutes for cost in costs),
+        scratch_mb=max(cost.scratch_mb for cost in costs),
+        expected_s=max(cost.expected_s for cost in costs),
+    )
+
+
+def _task(work: _Work, places: _Places, tasks: int) -> tuple[PlannedInput, ...]:
+    """The inputs of a task: of every file, or of its copy where the plan reads that, what is in the task's regions;
+    also where that is nothing but the header.
+
+    All tasks together have about as many bins in their indexes as one job would have.
+    """
+    most_bins = max(LEAST_BINS, MAX_BINS // tasks)
+    inputs = [_task_input(work, entry, places, most_bins) for entry in work.layout.numbered]
+    if work.places.regions:
+        return tuple(inputs)
+    return tuple(_with_begins(each, lambda key, part: _begins_read(places, key, part)) for each in inputs)
+
+
+def _task_input(work: _Work, entry: Numbered, places: _Places, most_bins: int) -> PlannedInput:
+    planned = _planned_input(entry, work.layout.group_of, places, most_bins)
+    return replace(planned, copy=_copy_of(entry.member, places, most_bins) if entry.reads_copy else None)
+
+
+def _begins_read(places: _Places, key: str, part: Part | None) -> tuple[int, ...]:
+    """The first records of contigs that a task reads, whatever bin their index has them in."""
+    contigs = {region.contig for region in places.regions}.intersection(places.maps[key].contigs)
+    begins = sorted(first_offset(places.maps[key].contigs[name]) for name in contigs)
+    return tuple(offset for offset in begins if _is_read(part, offset))
+
+
+def _is_read(part: Part | None, offset: int) -> bool:
+    return part is None or any(span.first <= offset < span.end for span in part.spans)
+
+
+def _all_begins(tasks: Sequence[Sequence[PlannedInput]], places: _Places) -> bool:
+    """Whether some task looks at the first record of each contig in each file, and in each copy that is read; others
+    than them are never of POS 0."""
+    read = [(each.key, each.begins) for inputs in tasks for entry in inputs for each in (entry, entry.copy) if each]
+    seen = {(key, offset) for key, begins in read for offset in begins}
+    return all((key, offset) in seen for key in dict(read) for offset in _begins(places.maps[key]))
+
+
+def _task_plan(
+    plan: Plan,
+    number: int,
+    shard: Shard,
+    inputs: tuple[PlannedInput, ...],
+    processes: tuple[Process, ...],
+    cost: Estimate,
+    spread: Spread,
+) -> Plan:
+    asked = replace(cost, cores=spread.cores, memory_mb=spread.memory_mb, minutes=spread.minutes)
+    return Plan(
+        inputs=inputs,
+        processes=processes,
+        combine=plan.combine,
+        samples=(),
+        dropped_samples=(),
+        regions=tuple(map(str, shard.regions)),
+        output=SHARD.format,
+        output_name=SHARD.name,
+        **asdict(asked),
+        digest=digest_task(plan.digest, number, spread.tasks),
+    )
 
 
 def _find_all_places(work: _Work, load_maps: LoadMaps) -> _Places:
@@ -357,9 +501,11 @@ def _may_ask_for_zero(work: _Work) -> bool:
     return not work.steps.regions and any(region.start is None for region in work.places.regions)
 
 
-def _with_begins(entry: PlannedInput, maps: Mapping[str, FileMap]) -> PlannedInput:
-    copy = None if entry.copy is None else replace(entry.copy, begins=_begins(maps[entry.copy.key]))
-    return replace(entry, begins=_begins(maps[entry.key]), copy=copy)
+def _with_begins(entry: PlannedInput, begins: Callable[[str, Part | None], tuple[int, ...]]) -> PlannedInput:
+    """The input with what `begins` gives for it, and for its copy, by key and part."""
+    copy = entry.copy
+    read = None if copy is None else replace(copy, begins=begins(copy.key, copy.part))
+    return replace(entry, begins=begins(entry.key, entry.part), copy=read)
 
 
 def _begins(file: FileMap) -> tuple[int, ...]:
@@ -367,11 +513,13 @@ def _begins(file: FileMap) -> tuple[int, ...]:
     return tuple(sorted(map(first_offset, file.contigs.values())))
 
 
-def _planned_input(entry: Numbered, group_of: dict[str, int], places: _Places) -> PlannedInput:
+def _planned_input(
+    entry: Numbered, group_of: dict[str, int], places: _Places, most_bins: int | None = None
+) -> PlannedInput:
     file = entry.member.file
     assert file.index is not None  # noqa: S101 - choose_files lets no file through without
     file_map = places.of(entry.member)
-    part = None if file_map is None else part_for(places.regions, file_map, file.size)
+    part = None if file_map is None else part_for(places.regions, file_map, file.size, most_bins)
     return PlannedInput(
         number=entry.number,
         key=file.key,

@@ -13,7 +13,7 @@ from typing import Any
 
 from divbase_gateway.domain.estimates import slower
 from divbase_gateway.domain.files import IndexKind, IndexRef
-from divbase_gateway.domain.queries import CombineKind, InputCopy, OutputFormat, Plan, PlannedInput, Process
+from divbase_gateway.domain.queries import CombineKind, InputCopy, OutputFormat, Plan, PlannedInput, Process, Spread
 from divbase_gateway.domain.spans import IndexedContig, Part, Span
 
 RECIPE = 1
@@ -23,13 +23,16 @@ gives other records, another header or other bytes for the same plan: earlier re
 _NEWER = ("part", "begins", "copy")
 """Of an input; what plans of the first releases do not have."""
 
-_LATER = ("shards", "model_s", "expected_s")
+_LATER = ("shards", "model_s", "expected_s", "spread")
 """Of a plan; each has a default."""
+
+_ELSEWHERE = "task_plans"
+"""Of a plan; stored with the jobs that they are of."""
 
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
-    """A JSON-compatible copy; `plan_from_dict` gives an equal plan back."""
-    return {name: _plain(getattr(plan, name)) for name in _names(Plan)}
+    """A JSON-compatible copy; `plan_from_dict` gives an equal plan back, but for the plans of its tasks."""
+    return {name: _plain(getattr(plan, name)) for name in _names(Plan) if name != _ELSEWHERE}
 
 
 def plan_from_dict(data: Mapping[str, Any]) -> Plan:
@@ -38,13 +41,15 @@ def plan_from_dict(data: Mapping[str, Any]) -> Plan:
     Raises:
         KeyError, TypeError, ValueError: this is no stored plan.
     """
-    values = {name: _frozen(data[name]) for name in _names(Plan) if name in data or name not in _LATER}
+    optional = (*_LATER, _ELSEWHERE)
+    values = {name: _frozen(data[name]) for name in _names(Plan) if name in data or name not in optional}
     values["inputs"] = tuple(_input_from_dict(entry) for entry in data["inputs"])
     values["processes"] = tuple(
         Process(**{name: _frozen(entry[name]) for name in _names(Process)}) for entry in data["processes"]
     )
     values["combine"] = CombineKind(data["combine"])
     values["output"] = OutputFormat(data["output"])
+    values["spread"] = Spread(**data["spread"]) if data.get("spread") else None
     return Plan(**values)
 
 
@@ -68,6 +73,11 @@ def digest_plan(plan: Plan, recipe: int = RECIPE) -> str:
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def digest_task(digest: str, number: int, tasks: int) -> str:
+    """sha256 hex that names the share of one task in a plan of this digest."""
+    return hashlib.sha256(f"{digest} {number}/{tasks}".encode("ascii")).hexdigest()
 
 
 def _digest_input(entry: PlannedInput) -> list[object]:
@@ -112,7 +122,7 @@ def _names(kind: type) -> list[str]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Part):
         return part_to_dict(value)
-    if isinstance(value, PlannedInput | InputCopy | Process | IndexRef):
+    if isinstance(value, PlannedInput | InputCopy | Process | IndexRef | Spread):
         return {name: _plain(getattr(value, name)) for name in _names(type(value))}
     if isinstance(value, tuple):
         return [_plain(item) if not isinstance(item, str) else item for item in value]
@@ -145,9 +155,13 @@ def _read_from_dict(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_copies(plan: Plan) -> Plan:
-    """The same plan reading the files themselves, for when a copy is gone; it asks for the time that this may take."""
+    """The same plan reading the files themselves, for when a copy is gone; it asks for the time that this may take.
+
+    Of a query that is spread, the processes stay: those of its own job read what the tasks made.
+    """
     copied = [entry for entry in plan.inputs if entry.copy is not None]
-    names = {f"in/{entry.number}.{entry.read_format}": f"in/{entry.number}.{entry.format}" for entry in copied}
+    renamed = copied if plan.spread is None else []
+    names = {f"in/{entry.number}.{entry.read_format}": f"in/{entry.number}.{entry.format}" for entry in renamed}
     processes = (
         replace(process, argv=tuple(names.get(word, word) for word in process.argv)) for process in plan.processes
     )

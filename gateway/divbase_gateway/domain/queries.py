@@ -152,8 +152,27 @@ class Process:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Jobs of their own for the shards of a query, which all ask the scheduler for the same.
+
+    Attributes:
+        expected_s: seconds that the longest of them is expected to run for.
+    """
+
+    tasks: int
+    cores: int
+    memory_mb: int
+    minutes: int
+    scratch_mb: int
+    expected_s: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that the job will do; the only thing the renderer sees.
+
+    Of a query that is spread over several jobs it is the one that joins what the others made of their shards, in all
+    that concerns `processes` and resources; its `inputs` are still the files of the question.
 
     Attributes:
         samples: of the result, in its column order.
@@ -165,7 +184,9 @@ class Plan:
         digest: sha256 hex over inputs, processes and output: equal plans have equal digests.
         shards: into which the work is cut, to be done side by side; 1: it is not.
         model_s, expected_s: seconds that the job takes by the cost model alone, and corrected by what earlier jobs
-            took; 0: not known.
+            took; 0: not known. Of a query that is spread, `model_s` is that of joining, `expected_s` that of all.
+        spread: the jobs that the work is spread over, None where it is done by one.
+        task_plans: of these jobs, in the order of the result. Each is stored with its own job, and not here.
     """
 
     inputs: tuple[PlannedInput, ...]
@@ -187,6 +208,8 @@ class Plan:
     shards: int = 1
     model_s: int = 0
     expected_s: int = 0
+    spread: Spread | None = None
+    task_plans: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,13 @@ def _enough(job_id: str, had: str, option: str) -> Conflict:
     )
 
 
+def more_is_known_to_help(reason: str | None) -> bool:
+    """Whether something ran out that another run can be given more of."""
+    return reason in (Reason.OUT_OF_MEMORY, Reason.TIMED_OUT)
+
+
 def more_would_help(job_id: str, reason: str | None) -> str:
     """What to do about a job that ran out of something, in a sentence; empty for any other reason."""
-    if reason not in (Reason.OUT_OF_MEMORY, Reason.TIMED_OUT):
+    if not more_is_known_to_help(reason):
         return ""
     return f"`divbase jobs rerun {job_id} --more` asks for double."

@@ -19,6 +19,8 @@ from itertools import accumulate, pairwise
 from divbase_gateway.domain.index_maps import ContigMap, FileMap, chunks_of, first_offset, last_offset, next_offset
 from divbase_gateway.domain.regions import MAX_POSITION, Region, sort_by_contig
 
+KIND = "shard"
+"""Of a job that does the work of one shard, where a query is spread over several."""
 WEIGHED = 8
 """Files that are looked at on each contig, the largest there: more do not move a border by much."""
 Border = tuple[int, int]

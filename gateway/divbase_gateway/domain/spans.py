@@ -74,11 +74,12 @@ def has_records(regions: Sequence[Region], file: FileMap) -> bool:
     return any(True for region in regions for _ in _chunks(region, file))
 
 
-def part_for(regions: Sequence[Region], file: FileMap, size: int) -> Part | None:
+def part_for(regions: Sequence[Region], file: FileMap, size: int, most_bins: int | None = None) -> Part | None:
     """What to read of a file of `size` bytes for the records that overlap `regions`; None where the whole is better.
 
-    `file` has the maps of all contigs of the regions that have records.
+    `file` has the maps of all contigs of the regions that have records. `most_bins`: in the small file's index.
     """
+    most = MAX_BINS if most_bins is None else most_bins
     bins: dict[str, dict[int, list[Interval]]] = {}
     for region in regions:
         for number, start, stop in _chunks(region, file):
@@ -94,7 +95,7 @@ def part_for(regions: Sequence[Region], file: FileMap, size: int) -> Part | None
     if sum(span.length for span in spans) > WHOLE_FROM * size:
         return None
     contigs = tuple(
-        IndexedContig(name, file.contigs[name].number, _few_bins(found, MAX_BINS // len(bins)))
+        IndexedContig(name, file.contigs[name].number, _few_bins(found, most // len(bins)))
         for name, found in sorted(bins.items(), key=lambda item: file.contigs[item[0]].number)
     )
     return Part(spans, contigs, *schemes.pop())

@@ -7,7 +7,7 @@ Source: "Job Reason Codes" in SLURM's documentation, and the free text that slur
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -161,7 +161,20 @@ def waiting_words(state: JobState, slurm_reason: str | None) -> str | None:
         return "DivBase is handing it over to the scheduler."
     if state is JobState.SUBMIT_UNKNOWN:
         return "The scheduler's answer was lost; DivBase looks for the job before it submits it again."
+    if state is JobState.SPREAD:
+        return "Its shards are jobs of their own, and not all of them have succeeded."
     return reason_words(slurm_reason or "") if state is JobState.QUEUED else None
+
+
+def shards_words(states: Sequence[JobState]) -> str:
+    """What a query waits for whose shards are in these states: `Shards: 3 of 5 done, 1 running, 1 waiting.`"""
+    done = states.count(JobState.SUCCEEDED)
+    running = states.count(JobState.RUNNING) + states.count(JobState.FINALIZING)
+    ended_badly = sum(state.is_end for state in states) - done
+    waiting = len(states) - done - running - ended_badly
+    counted = ((running, "running"), (waiting, "waiting"), (ended_badly, "without success"))
+    words = [f"{done} of {len(states)} done", *(f"{count} {name}" for count, name in counted if count)]
+    return f"Shards: {', '.join(words)}."
 
 
 def reason_words(slurm_reason: str) -> str:

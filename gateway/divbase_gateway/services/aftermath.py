@@ -17,6 +17,7 @@ from divbase_gateway.domain.jobs import JobState, Phase, phase_of
 from divbase_gateway.domain.repairs import KIND as REPAIR
 from divbase_gateway.ports import ObjectStore, Scheduler
 from divbase_gateway.services import manifests, replacement
+from divbase_gateway.services.attempts import log_key
 from divbase_gateway.services.catalogue import attach_index
 from divbase_gateway.services.files import catalogued, store_indexed
 from divbase_gateway.services.jobs import set_results
@@ -118,7 +119,7 @@ def _store_log(scheduler: Scheduler, store: ObjectStore, attempt: AttemptRow) ->
     text = scheduler.read_log(ref_of(attempt), _LOG_BYTES)
     if not text:
         return None
-    key = f"results/{attempt.job.public_id}/job.{attempt.number}.log"
+    key = log_key(attempt.job, attempt.number)
     info = store.write(attempt.job.project.bucket, key, text)
     sha256 = hashlib.sha256(text).hexdigest()
     return {"role": "log", "key": key, "version_id": info.version_id, "size": info.size, "sha256": sha256}

@@ -5,7 +5,7 @@ Index jobs are never refused here: an upload must not fail because somebody else
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -116,9 +116,15 @@ class _Party:
 
 
 def check_limits(
-    session: Session, project: ProjectRow, user: UserRow, policy: JobPolicy, resources: Resources, now: datetime
+    session: Session,
+    project: ProjectRow,
+    user: UserRow,
+    policy: JobPolicy,
+    resources: Sequence[Resources],
+    now: datetime,
 ) -> None:
-    """Make sure that project and user have room for one more query job of these resources, at its worst.
+    """Make sure that project and user have room for one more query of these resources, at its worst: those of its own
+    job, and of the jobs of its shards. It counts as one job.
 
     What is counted stays so until the caller's transaction ends: other submissions of the project or the user wait.
 
@@ -158,7 +164,7 @@ def _user_party(user: UserRow, policy: JobPolicy) -> _Party:
     )
 
 
-def _check_party(session: Session, party: _Party, resources: Resources, now: datetime) -> None:
+def _check_party(session: Session, party: _Party, resources: Sequence[Resources], now: datetime) -> None:
     if party.limits.is_none:
         return
     is_open = rows.open_now(session, **party.whose)
@@ -169,11 +175,11 @@ def _check_party(session: Session, party: _Party, resources: Resources, now: dat
 
 
 def _check_core_hours(
-    session: Session, party: _Party, is_open: rows.Open, limit: float, resources: Resources, month: Month
+    session: Session, party: _Party, is_open: rows.Open, limit: float, resources: Sequence[Resources], month: Month
 ) -> None:
     used = usage.core_seconds(session, month.start, month.end, **party.whose) / 3600
     hours = CoreHours(used, is_open.core_hours, limit)
-    if not hours.allow(resources.core_hours):
+    if not hours.allow(sum(each.core_hours for each in resources)):
         raise _too_many_core_hours(party, hours, limit, resources, month)
 
 
@@ -187,23 +193,29 @@ def _too_many_jobs(party: _Party, open_jobs: int, limit: int) -> LimitReached:
 
 
 def _too_many_core_hours(
-    party: _Party, hours: CoreHours, limit: float, resources: Resources, month: Month
+    party: _Party, hours: CoreHours, limit: float, resources: Sequence[Resources], month: Month
 ) -> LimitReached:
     numbers = {
         "used": round(hours.used, 2),
         "committed": round(hours.committed, 2),
-        "this_job": round(resources.core_hours, 2),
+        "this_job": round(sum(each.core_hours for each in resources), 2),
         "limit": limit,
         "left": round(hours.left or 0.0, 2),
     }
     words = {name: f"{number:.2f}".rstrip("0").rstrip(".") for name, number in numbers.items()}
     return LimitReached(
         f"{party.title} has {words['left']} of {words['limit']} core-hours of {month} left, and this job may use "
-        f"{words['this_job']} ({resources.cores} cores for {resources.minutes} minutes): {words['used']} are used, and "
+        f"{words['this_job']} ({_in_words(resources)}): {words['used']} are used, and "
         f"open jobs may use {words['committed']}.",
         hint=f"Wait until open jobs have ended, ask for less, or ask {party.raise_core_hours}.",
         details=_limit_details(party, "core_hours", month=str(month), **numbers),
     )
+
+
+def _in_words(resources: Sequence[Resources]) -> str:
+    own, *shards = resources
+    words = f"{own.cores} cores for {own.minutes} minutes"
+    return f"{words}, and {len(shards)} shards of {shards[0].cores} for {shards[0].minutes}" if shards else words
 
 
 def _limit_details(party: _Party, what: str, **numbers: object) -> dict[str, object]:

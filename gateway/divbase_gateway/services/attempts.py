@@ -21,10 +21,11 @@ from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.domain.plans import part_to_dict
 from divbase_gateway.domain.queries import OutputFormat, PlannedInput
 from divbase_gateway.domain.repairs import KIND as REPAIR
+from divbase_gateway.domain.shards import KIND as SHARD
 from divbase_gateway.domain.sidecars import KIND as SIDECAR
 from divbase_gateway.domain.sidecars import sidecar_key
 from divbase_gateway.ports import Audience, ObjectStore, Part, PresignedRequest
-from divbase_gateway.services.jobs import set_state
+from divbase_gateway.services.jobs import query_of, set_state
 from divbase_gateway.services.plans import file_plan_of, query_plan_of
 from divbase_gateway.services.policy import JobPolicy, NodeCache
 
@@ -179,8 +180,13 @@ def manifest_of(attempt: AttemptRow, store: ObjectStore, policy: JobPolicy) -> M
         part_size=policy.part_size,
         retry_for_s=policy.retry_for_s,
         provenance=provenance_of(job),
-        cache=policy.cache,
+        cache=cache_for(job, policy),
     )
+
+
+def cache_for(job: JobRow, policy: JobPolicy) -> NodeCache | None:
+    """Where the job may keep what it fetches; what shards made is read once, and only by the job that joins it."""
+    return None if job.gathers is not None else policy.cache
 
 
 def signed_inputs(job: JobRow, store: ObjectStore, expires: timedelta) -> list[NodeInput]:
@@ -189,7 +195,9 @@ def signed_inputs(job: JobRow, store: ObjectStore, expires: timedelta) -> list[N
     def signed(key: str, version_id: str) -> PresignedRequest:
         return store.presign_get(job.project.bucket, key, version_id, Audience.NODE, expires)
 
-    if job.kind != "query":
+    if job.gathers is not None:
+        return [_shard_input(each, signed(each["key"], each["version_id"])) for each in job.gathers]
+    if job.kind not in ("query", SHARD):
         plan = file_plan_of(job)
         request = signed(plan.key, plan.version_id)
         return [NodeInput(1, plan.key, plan.format, plan.size, plan.etag, plan.sha256, request, None, None)]
@@ -218,11 +226,21 @@ def _signed_input(planned: PlannedInput, signed: Callable[[str, str], PresignedR
     )
 
 
+def _shard_input(gathered: dict[str, Any], request: PresignedRequest) -> NodeInput:
+    """What a shard's job made, as an input of the job that joins it: read from end to end, so without an index."""
+    number, key, size, etag, sha256 = (gathered[name] for name in ("number", "key", "size", "etag", "sha256"))
+    return NodeInput(number, key, OutputFormat.BCF.value, size, etag, sha256, request, index=None, samples=None)
+
+
 def provenance_of(job: JobRow) -> dict[str, Any]:
-    """What the node writes into the result's record beside its own facts: of parts the bytes, not their index."""
-    shared = {"shards": job.plan.get("shards", 1), "cores": job.cores} if job.kind == "query" else {}
+    """What the node writes into the result's record beside its own facts: of parts the bytes, not their index.
+
+    Of a query that is spread, how each shard was made as well.
+    """
+    shared = {"shards": job.plan.get("shards", 1), "cores": job.cores} if job.kind in ("query", SHARD) else {}
     return {
         **shared,
+        **({} if job.gathers is None else {"gathers": job.gathers}),
         "project": job.project.name,
         "kind": job.kind,
         "query": job.query,
@@ -267,8 +285,16 @@ def output_key(job: JobRow, role: str) -> str:
     return keys[role]
 
 
+def shard_folder(job: str) -> str:
+    """Before the keys of all that the shards of a query make, by its public id; no listing has them."""
+    return f".divbase/shards/{job}/"
+
+
 def output_keys(job: JobRow) -> dict[str, str]:
     """Role -> key, of every output that a job of this kind may have."""
+    if job.kind == SHARD:
+        own = f"{shard_folder(query_of(job))}{job.task}"
+        return {"result": f"{own}.bcf", "index": f"{own}.bcf.csi", "provenance": f"{own}.json", "log": f"{own}.log"}
     folder = f"results/{job.public_id}"
     log = {"log": f"{folder}/job.log"}
     if job.kind == "index":
@@ -283,6 +309,13 @@ def output_keys(job: JobRow) -> dict[str, str]:
     result = f"{folder}/{job.plan['output_name']}"
     index = {} if OutputFormat(job.plan["output"]).is_text else {"index": f"{result}.csi"}
     return {"result": result, **index, **provenance, **log}
+
+
+def log_key(job: JobRow, number: int) -> str:
+    """Where the log of attempt `number` goes that could not send it by itself."""
+    if job.kind == SHARD:
+        return f"{shard_folder(query_of(job))}{job.task}.{number}.log"
+    return f"results/{job.public_id}/job.{number}.log"
 
 
 def is_joined_later(job: JobRow, role: str) -> bool:

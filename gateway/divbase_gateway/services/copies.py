@@ -54,10 +54,12 @@ def require_copies(session: Session, job: JobRow, policy: JobPolicy) -> None:
 
 
 def give_up(session: Session, job: JobRow, reason: Reason, message: str, policy: JobPolicy, now: datetime) -> bool:
-    """After a query failed for an input: whether that may have been a copy. Then the plan reads the files themselves,
-    and the copies that the message names are written anew (all of them, where it names none).
+    """After a query, or a shard of one, failed for an input: whether that may have been a copy. Then the plan reads the
+    files themselves, and the copies that the message names are written anew (all of them, where it names none).
+
+    A job that joins what shards made has read no copy, whatever its plan says of theirs.
     """
-    copies = copies_of(job.plan)
+    copies = copies_of(job.plan) if job.gathers is None else {}
     if reason not in _OF_INPUTS or not copies:
         return False
     named = [copy for key, copy in copies.items() if label_of(key) in message]

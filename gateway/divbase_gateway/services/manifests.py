@@ -18,6 +18,7 @@ from divbase_gateway.domain.queries import OutputFormat
 from divbase_gateway.ports import Audience, ObjectStore
 from divbase_gateway.services.attempts import (
     MARK,
+    cache_for,
     is_joined_later,
     mark_of,
     output_key,
@@ -100,7 +101,7 @@ def sign(job: JobRow, number: int, store: ObjectStore, policy: JobPolicy) -> Sig
         "part_size": policy.part_size,
         "retry_for_s": policy.retry_for_s,
         "provenance": provenance_of(job),
-        "cache": asdict(policy.cache) if policy.cache else None,
+        "cache": asdict(cache) if (cache := cache_for(job, policy)) else None,
         "expires_at": int(may_claim.expires_at.timestamp()),  # the first to expire
         "claim": {
             "put": asdict(may_claim),

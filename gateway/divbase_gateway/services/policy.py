@@ -37,6 +37,7 @@ class JobPolicy:
         labels: SLURM's account and so on, for projects that have none of their own.
         ceilings: of one job, for projects that have none of their own.
         machine_cores: of the only machine there is, where jobs run on it; no work is cut into more shards.
+        spread_after_s: a query that would keep one job busy for longer is spread over several; None: none is.
         project_limits: of each project that has none of its own.
         user_limits: of each user, over all projects.
         result_days: that results are kept after their last use, for projects that say nothing; None for ever.
@@ -57,6 +58,7 @@ class JobPolicy:
     labels: Labels = field(default_factory=Labels)
     ceilings: Ceilings = field(default_factory=Ceilings)
     machine_cores: int | None = None
+    spread_after_s: int | None = None
     project_limits: Limits = field(default_factory=Limits)
     user_limits: Limits = field(default_factory=Limits)
     result_days: int | None = None

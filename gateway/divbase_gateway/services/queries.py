@@ -9,13 +9,14 @@ from sqlalchemy.orm import Session
 
 from divbase_gateway.db.models import ProjectRow
 from divbase_gateway.db.session import Database
+from divbase_gateway.domain.allocations import Resources
 from divbase_gateway.domain.corrections import Correction
 from divbase_gateway.domain.errors import BeyondCeiling
 from divbase_gateway.domain.estimates import UNCORRECTED
 from divbase_gateway.domain.files import CataloguedFile
 from divbase_gateway.domain.index_maps import FileMap
 from divbase_gateway.domain.planning import make_plan
-from divbase_gateway.domain.queries import Plan, QueryRequest
+from divbase_gateway.domain.queries import Plan, QueryRequest, Spread
 from divbase_gateway.domain.samples import SampleTable
 from divbase_gateway.ports import ObjectStore
 from divbase_gateway.services import snapshots
@@ -58,7 +59,9 @@ def plan_query(
     ceilings = ceilings_of(project, policy)
     cores = [count for count in (ceilings.cores, policy.machine_cores) if count is not None]
     ceilings = replace(ceilings, cores=min(cores, default=None))
-    return make_plan(request, catalogue, table, load_maps, ceilings, correction=correction)
+    return make_plan(
+        request, catalogue, table, load_maps, ceilings, correction=correction, spread_after_s=policy.spread_after_s
+    )
 
 
 def _state(
@@ -82,6 +85,8 @@ def fit_plan(plan: Plan, project: ProjectRow, policy: JobPolicy) -> Plan:
     asked = resources_of(plan)
     try:
         given = check_resources(project, policy, asked)
+        if plan.spread is not None:
+            plan = replace(plan, spread=_fit_spread(plan.spread, project, policy))
     except BeyondCeiling as error:
         return replace(plan, warnings=(*plan.warnings, f"It would be refused. {error}"))
     if given.cores == asked.cores:
@@ -93,13 +98,24 @@ def fit_plan(plan: Plan, project: ProjectRow, policy: JobPolicy) -> Plan:
     return replace(plan, cores=given.cores, warnings=(*plan.warnings, warning))
 
 
+def _fit_spread(spread: Spread, project: ProjectRow, policy: JobPolicy) -> Spread:
+    given = check_resources(project, policy, Resources(spread.cores, spread.memory_mb, spread.minutes))
+    return replace(spread, cores=given.cores)
+
+
 def script_of(plan: Plan, project: ProjectRow, user_id: int, policy: JobPolicy) -> str:
     """The batch script that would be submitted for this plan; only job id and random token are placeholders.
+
+    Where it is spread, all scripts, one after the other: those of the shards, and that of the job that joins them.
 
     Raises:
         BeyondCeiling: none would be.
     """
-    name = f"divbase-{project.name}-JOB-TOKEN"
-    resources = check_resources(project, policy, resources_of(plan))
+    jobs = [*((f"JOB-{number}", task) for number, task in enumerate(plan.task_plans, start=1)), ("JOB", plan)]
     labels = labels_of(project, policy)
-    return query_script(plan, resources, labels, name, f"JOB,{project.name},user{user_id}", policy)
+    scripts = []
+    for job, each in jobs:
+        resources = check_resources(project, policy, resources_of(each))
+        name, comment = f"divbase-{project.name}-{job}-TOKEN", f"{job},{project.name},user{user_id}"
+        scripts.append(query_script(each, resources, labels, name, comment, policy))
+    return "\n".join(scripts)

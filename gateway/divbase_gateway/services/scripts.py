@@ -24,6 +24,7 @@ from divbase_gateway.domain.repairs import RepairPlan, sort_memory_mb
 from divbase_gateway.domain.sidecars import KIND as SIDECAR
 from divbase_gateway.domain.sidecars import SidecarPlan
 from divbase_gateway.services.allocations import labels_of
+from divbase_gateway.services.attempts import shard_folder
 from divbase_gateway.services.plans import index_plan_of, query_plan_of, repair_plan_of, sidecar_plan_of
 from divbase_gateway.services.policy import JobPolicy
 
@@ -39,17 +40,28 @@ def script_for(job: JobRow, slurm_name: str, policy: JobPolicy) -> str:
         return repair_script(repair_plan_of(job), resources, labels, slurm_name, comment, policy)
     if job.kind == SIDECAR:
         return sidecar_script(sidecar_plan_of(job), resources, labels, slurm_name, comment, policy)
-    return query_script(query_plan_of(job), resources, labels, slurm_name, comment, policy)
+    return query_script(query_plan_of(job), resources, labels, slurm_name, comment, policy, query=job.public_id)
 
 
 def query_script(
-    plan: Plan, resources: Resources, labels: Labels, slurm_name: str, comment: str, policy: JobPolicy
+    plan: Plan,
+    resources: Resources,
+    labels: Labels,
+    slurm_name: str,
+    comment: str,
+    policy: JobPolicy,
+    *,
+    query: str = "JOB",
 ) -> str:
-    """The script that carries out a query plan."""
+    """The script that carries out a query plan; of one that is spread, that of `query`'s own job, which joins."""
+    inputs = [ScriptInput(each.number, each.key, is_copy=each.copy is not None) for each in plan.inputs]
+    if plan.spread is not None:
+        tasks = range(1, plan.spread.tasks + 1)
+        inputs = [ScriptInput(number, f"{shard_folder(query)}{number}.bcf") for number in tasks]
     return render_query(
         QueryScript(
             header=_header(resources, labels, slurm_name, comment),
-            inputs=tuple(ScriptInput(each.number, each.key, is_copy=each.copy is not None) for each in plan.inputs),
+            inputs=tuple(inputs),
             processes=tuple(
                 ScriptProcess(
                     id=each.id,

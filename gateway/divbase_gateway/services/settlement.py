@@ -32,7 +32,7 @@ from divbase_gateway.domain.waiting import stuck_words
 from divbase_gateway.ports import ObjectStore, Sighting, SlurmRef
 from divbase_gateway.services import copies, replacement
 from divbase_gateway.services.attempts import output_key
-from divbase_gateway.services.jobs import end_job, reopen_job, set_results, set_state
+from divbase_gateway.services.jobs import end_job, query_of, reopen_job, set_results, set_state
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.services.replacement import Delivery, Replacement
 
@@ -347,7 +347,7 @@ def _fail(
         reopen_job(job, now)
         job.message = f"Attempt {attempt.number} failed: {decision.message} Another attempt follows."
         return None
-    words = [decision.message or words_for(reason), more_would_help(job.public_id, reason)]
+    words = [decision.message or words_for(reason), more_would_help(query_of(job), reason)]
     end_job(job, JobState.FAILED, now, reason, " ".join(filter(None, words)))
     set_results(job, [_result(output) for output in reported_outputs(attempt, job) if output["role"] == "log"])
     return job

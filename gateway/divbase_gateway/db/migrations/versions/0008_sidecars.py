@@ -1,6 +1,6 @@
 """BCF copies of files, and which projects want them.
 
-Revision: 0008, after 0006.
+Revision: 0008, after 0007.
 """
 
 import sqlalchemy as sa

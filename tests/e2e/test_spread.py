@@ -1,0 +1,90 @@
+"""Queries that are spread over several jobs of the embedded scheduler, whole: the same bytes as by one job, whatever
+becomes of a shard on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from divbase_client.models import JobDetail, JobState
+
+from demo.simulate import Survey
+from tests.e2e.conftest import MakeStack
+from tests.e2e.stack import Gate, Project, Stack, outcomes_of, result_of, wait_for
+
+COMMAND = "view -r chr21:5000000-25000000,chr22:15000000-45000000"
+SPREAD = {"JOBS__SPREAD_AFTER_S": "2"}
+
+
+def script_of(stack: Stack, slurm_job_id: str) -> psutil.Process | None:
+    """The running batch script of a job, by its directory."""
+    folders = list((stack.data / "jobs").glob(f"{slurm_job_id}*"))
+    for process in stack.processes():
+        if process.name() == "bash" and any(Path(process.cwd()).is_relative_to(folder) for folder in folders):
+            return process
+    return None
+
+
+def shards_are(project: Project, job: str, states: set[JobState]) -> Callable[[], JobDetail | None]:
+    def look() -> JobDetail | None:
+        seen = project.job(job)
+        return seen if {shard.state for shard in seen.shards} == states else None
+
+    return look
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("access", ["gateway", "manifest"])
+def test_a_query_spread_over_jobs_gives_the_same_bytes(
+    make_stack: MakeStack, survey: Survey, tmp_path: Path, access: str
+) -> None:
+    """Guards: shards that are jobs of their own, on nodes of either kind, change no byte of the result; nothing of them
+    is in a listing, and the provenance says how each was made."""
+    stacks = make_stack("whole"), make_stack("spread", settings={**SPREAD, "JOBS__NODE_ACCESS": access})
+    results = []
+    for stack in stacks:
+        project = Project.create(stack, "puffins", survey.files)
+        results.append(project.succeeds(project.submit(COMMAND)))
+    alone, joined = results
+    assert alone.shards == []
+    assert len(joined.shards) >= 2
+    assert all(shard.state is JobState.SUCCEEDED for shard in joined.shards)
+    assert result_of(joined) == result_of(alone)
+    assert outcomes_of(joined) == ["succeeded"]
+    with stacks[1].client() as client:
+        assert not [file.key for file in client.files.list("puffins") if "shard" in file.key]
+    project.fetch(joined.id, tmp_path / "result")
+    request = json.loads((tmp_path / "result" / "provenance.json").read_text())["request"]
+    assert [each["number"] for each in request["gathers"]] == [shard.number for shard in joined.shards]
+    assert all(each["tools"]["bcftools"] and each["commands"] for each in request["gathers"])
+
+
+@pytest.mark.slow
+def test_a_killed_shard_is_rerun_alone(make_stack: MakeStack, survey: Survey, tmp_path: Path) -> None:
+    """Guards: one shard's script is killed while all of them run: the others go on, the query fails and names it, and a
+    rerun runs that shard and the job that joins, nothing else; the bytes are those of one job."""
+    gate = Gate.build(tmp_path / "gate")
+    stack = make_stack("spread", settings={**SPREAD, "SCHEDULER__SLOTS": "8"}, environment=gate.environment)
+    project = Project.create(stack, "puffins", survey.files)
+    gate.close()
+    job = project.submit(COMMAND)
+    running = wait_for(shards_are(project, job, {JobState.RUNNING}), "all shards at work")
+    assert running.state is JobState.SPREAD
+    assert running.waiting == f"Shards: 0 of {len(running.shards)} done, {len(running.shards)} running."
+    victim = running.shards[1]
+    wait_for(lambda: script_of(stack, str(victim.slurm_job_id)), "its script").kill()
+    wait_for(lambda: project.job(job).shards[1].state is JobState.FAILED, "its end")
+    gate.open()
+    failed = project.reaches(job, JobState.FAILED)
+    assert (failed.message or "").startswith(f"Shard 2 of {len(running.shards)} (chr2")
+    assert outcomes_of(failed) == []
+    with stack.client() as client:
+        client.jobs.rerun("puffins", job)
+    joined = project.succeeds(job)
+    assert [shard.attempt for shard in joined.shards] == [2 if shard.number == 2 else 1 for shard in joined.shards]
+    whole = make_stack("whole")
+    other = Project.create(whole, "puffins", survey.files)
+    assert result_of(other.succeeds(other.submit(COMMAND))) == result_of(joined)
