@@ -30,6 +30,7 @@ _KINDS = (
     ("Files", "files"),
     ("Older versions and deleted files", "older_versions"),
     ("Indexes", "indexes"),
+    ("BCF copies", "copies"),
     ("Results", "results"),
     ("Logs and provenance", "records"),
     ("Uploads under way", "open_uploads"),

@@ -216,7 +216,8 @@ class Storage(Answer):
     files: int = Field(description="Current versions of files")
     older_versions: int = Field(description="Older versions, and deleted files")
     indexes: int = Field(description="Indexes that DivBase has built")
-    results: int = Field(description="Results of queries, with their indexes")
+    copies: int = Field(description="BCF copies of files, with their indexes")
+    results: int = Field(description="Results of queries, with their indexes, and for a while what their shards made")
     records: int = Field(description="Logs and provenance of jobs")
     open_uploads: int = Field(description="Announced by uploads that are not completed")
     total: int

@@ -502,7 +502,8 @@ def project(name: str = "vole") -> dict[str, Any]:
 
 
 def storage(name: str = "vole", limit: int | None = 10_000_000) -> dict[str, Any]:
-    parts = {"files": 3_500_000, "older_versions": 500_000, "indexes": 0, "results": 1_000_000, "records": 0}
+    parts = {"files": 3_500_000, "older_versions": 500_000, "results": 1_000_000}
+    parts |= {"indexes": 0, "copies": 0, "records": 0}
     total = sum(parts.values())
     left = None if limit is None else limit - total
     return {"project": name, **parts, "open_uploads": 0, "total": total, "limit": limit, "left": left}

@@ -228,9 +228,10 @@ class SidecarRow(Base):
     """
 
     __tablename__ = "sidecars"
+    __table_args__ = (Index("ix_sidecars_stored", "project_id", "size", "index_size"),)  # what they take, summed by it
 
     id: Mapped[int] = mapped_column(_Serial, primary_key=True)
-    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     version_row_id: Mapped[int | None] = mapped_column(ForeignKey("file_versions.id", ondelete="SET NULL"), unique=True)
     state: Mapped[str] = mapped_column(String(10))
     state_since: Mapped[datetime]

@@ -118,6 +118,7 @@ def _full(project: ProjectRow, storage: Storage, words: str, *, left: int, this_
     kept = [
         ("files", stored.files),
         ("older versions and deleted files", stored.older_versions),
+        ("BCF copies", stored.copies),
         ("results", stored.results),
         ("indexes, logs and provenance", stored.indexes + stored.records),
         ("uploads under way", stored.open_uploads),
@@ -142,6 +143,8 @@ def _what_helps(project: ProjectRow, stored: Stored) -> str:
     ways = []
     if stored.results:
         ways.append(f"`divbase projects retention set {project.name} --days N` lets old results go")
+    if stored.copies:
+        ways.append(f"`divbase projects edit {project.name} --no-sidecars` removes the BCF copies")
     if stored.open_uploads:
         ways.append("uploads that nobody goes on with are given up after seven days")
     ways.append(f"a site admin allows more: `divbase projects allocation set {project.name} --max-size …`")

@@ -47,7 +47,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sidecars")),
         sa.UniqueConstraint("version_row_id", name=op.f("uq_sidecars_version_row_id")),
     )
-    op.create_index(op.f("ix_sidecars_project_id"), "sidecars", ["project_id"])
+    op.create_index("ix_sidecars_stored", "sidecars", ["project_id", "size", "index_size"])
     op.create_index(op.f("ix_sidecars_job"), "sidecars", ["job"])
     op.create_table(
         "sidecar_maps",
@@ -64,6 +64,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("sidecar_maps")
     op.drop_index(op.f("ix_sidecars_job"), table_name="sidecars")
-    op.drop_index(op.f("ix_sidecars_project_id"), table_name="sidecars")
+    op.drop_index("ix_sidecars_stored", table_name="sidecars")
     op.drop_table("sidecars")
     op.drop_column("projects", "sidecars")
