@@ -125,8 +125,8 @@ def print_plan(session: Session, plan: Plan) -> None:
             ("Reads", f"{size(plan.bytes_needed)} of {size(plan.bytes_total)}"),
             ("Works in", _works_in(plan)),
             ("Expected", f"about {seconds(plan.expected_s)}, once it runs" if plan.expected_s else None),
-            ("Each shard asks for", _asks_for(plan.spread) if plan.spread else None),
-            ("Joining asks for" if plan.spread else "Asks for", _asks_for(plan)),
+            ("Each shard", f"asks for {_asks_for(plan.spread)}" if plan.spread else None),
+            ("Asks for", f"{_asks_for(plan)}{', to join them' if plan.spread else ''}"),
             ("As", _labels(plan)),
             ("Result", plan.output),
         ]

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 # --- the scheduler -----------------------------------------------------------------------------------------------
 
 OUR_JOBS = "divbase-"
 """How the name of every job of ours begins."""
+ARRAY_MARK = ".shards"
+"""How the name of every array of ours ends; the task of a number is the job called `<array's name>.<number>`."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,22 @@ class Submission:
     cores: int
     memory_mb: int
     minutes: int
+
+
+@dataclass(frozen=True)
+class ArraySubmission:
+    """Jobs that ask for the same, to hand over as one array.
+
+    Attributes:
+        name: of the array, unique; ends with `ARRAY_MARK`.
+        tasks: the jobs by their numbers in the array, each called `<name>.<number>`, with a directory, a script and
+            files of its own, as if it were submitted alone.
+        comment: of the array, of letters, digits and `. _ : , = + -`.
+    """
+
+    name: str
+    tasks: Mapping[int, Submission]
+    comment: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +170,18 @@ class Scheduler(Protocol):
 
     def ping(self) -> str:
         """A line that names the scheduler and its version."""
+        ...
+
+
+@runtime_checkable
+class ArrayScheduler(Scheduler, Protocol):
+    """A scheduler that takes arrays. Each task is a job with a ref of its own then, in every other method."""
+
+    def submit_array(self, array: ArraySubmission) -> list[SlurmRef]:
+        """Hand all tasks over in one call; their refs, by number.
+
+        Raises: as `submit`, of all of them: none was started, or any of them may have been.
+        """
         ...
 
 

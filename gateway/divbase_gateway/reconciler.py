@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from divbase_gateway.domain.errors import (
     Unavailable,
 )
 from divbase_gateway.domain.jobs import Phase, phase_of
-from divbase_gateway.ports import Clock, ObjectStore, Observation, Scheduler
+from divbase_gateway.ports import ArrayScheduler, Clock, ObjectStore, Observation, Scheduler, SlurmRef
 from divbase_gateway.services import (
     aftermath,
     drain,
@@ -198,7 +198,9 @@ class Reconciler:
         with self._database.read() as session:
             held_back = drain.current(session) is not None
             waiting = [] if held_back else job_rows.next_to_submit(session, _SUBMISSIONS_A_TICK)
-        turns, until = Turns(waiting), time.monotonic() + _SUBMITTING_S
+            takes_arrays = isinstance(self._scheduler, ArrayScheduler)
+            groups = submission.together(session, waiting) if takes_arrays else [[each] for each in waiting]
+        turns, until = Turns(groups), time.monotonic() + _SUBMITTING_S
         threads = min(self._pace.submissions, len(waiting))
         if threads > 1:
             with ThreadPoolExecutor(threads, thread_name_prefix="submission") as pool:
@@ -211,9 +213,9 @@ class Reconciler:
 
     def _submit_in_turn(self, turns: Turns, until: float) -> bool:
         """Submit what is handed out; False when the scheduler does not answer or another one leads now."""
-        while not self._stopping.is_set() and time.monotonic() < until and (job_id := turns.next()) is not None:
+        while not self._stopping.is_set() and time.monotonic() < until and (jobs := turns.next()) is not None:
             try:
-                goes_on = self._still_leads() and self._submit(job_id)
+                goes_on = self._still_leads() and self._submit(jobs)
             except BaseException:
                 turns.stop()
                 raise
@@ -222,50 +224,68 @@ class Reconciler:
                 return False
         return True
 
-    def _submit(self, job_id: int) -> bool:
-        """Submit one job; False when the scheduler does not answer and there is no point in going on in this tick."""
-        ticket = self._open_attempt(job_id)
-        if ticket is None:
+    def _submit(self, job_ids: Sequence[int]) -> bool:
+        """Submit one job, or several as one array; False when the scheduler does not answer and there is no point in
+        going on in this tick."""
+        tickets = self._open_attempts(job_ids)
+        if not tickets:
             return True
-        number, name = ticket.attempt_number, ticket.submission.name
+        name = ", ".join(each.submission.name for each in tickets)
         try:
-            ticket = self._sign(ticket)
-            ref = self._scheduler.submit(ticket.submission)
+            for place, ticket in enumerate(tickets):
+                tickets[place] = self._sign(ticket)
+            refs = self._hand_over(tickets)
         except SubmissionRefused as error:
             log.warning("job.refused", name=name, error=str(error))
-            self._withdraw(ticket)
+            self._withdraw(tickets)
             with self._database.write() as session:
-                submission.record_refused(session, job_id, number, error, self._policy, self._clock.now())
+                for each in tickets:
+                    number, now = each.attempt_number, self._clock.now()
+                    submission.record_refused(session, each.job_id, number, error, self._policy, now)
         except (SchedulerUnavailable, StoreUnavailable) as error:
             log.warning("job.not_sent", name=name, error=str(error))
-            self._withdraw(ticket)
+            self._withdraw(tickets)
             with self._database.write() as session:
-                submission.record_not_sent(session, job_id, number, self._clock.now())
+                for each in tickets:
+                    submission.record_not_sent(session, each.job_id, each.attempt_number, self._clock.now())
             return False
         except Exception as error:  # whatever else happened, the job may be there: look before doing anything
             if not isinstance(error, SubmissionUnknown):
                 log.exception("job.submission_fault", name=name)
             log.warning("job.submission_unknown", name=name, error=str(error))
             with self._database.write() as session:
-                submission.record_unknown(session, job_id, number, self._clock.now())
+                for each in tickets:
+                    submission.record_unknown(session, each.job_id, each.attempt_number, self._clock.now())
             return False
         else:
-            log.info("job.submitted", name=name, slurm_id=ref.job_id)
             with self._database.write() as session:
-                submission.record_submitted(session, job_id, number, ref, self._clock.now())
+                for each, ref in zip(tickets, refs, strict=True):
+                    log.info("job.submitted", name=ref.name, slurm_id=ref.job_id)
+                    submission.record_submitted(session, each.job_id, each.attempt_number, ref, self._clock.now())
         return True
 
-    def _open_attempt(self, job_id: int) -> submission.Ticket | None:
+    def _hand_over(self, tickets: Sequence[submission.Ticket]) -> list[SlurmRef]:
+        """The references of the tickets' jobs, in their order."""
+        if len(tickets) == 1 or not isinstance(self._scheduler, ArrayScheduler):
+            return [self._scheduler.submit(each.submission) for each in tickets]
+        refs = {ref.name: ref for ref in self._scheduler.submit_array(submission.array_of(tickets))}
+        return [refs[each.submission.name] for each in tickets]
+
+    def _open_attempts(self, job_ids: Sequence[int]) -> list[submission.Ticket]:
         try:
             with self._database.write() as session:
-                return submission.open_attempt(session, job_id, self._policy, self._clock.now())
+                if len(job_ids) > 1:
+                    return submission.open_attempts(session, job_ids, self._policy, self._clock.now())
+                ticket = submission.open_attempt(session, job_ids[0], self._policy, self._clock.now())
+                return [] if ticket is None else [ticket]
         except Unavailable:
             raise
         except Exception:  # a job that cannot be written as a script must not hold up those behind it
-            log.exception("job.without_script", job_id=job_id)
+            log.exception("job.without_script", job_ids=list(job_ids))
             with self._database.write() as session:
-                submission.record_impossible(session, job_id, self._clock.now())
-            return None
+                for job_id in job_ids:
+                    submission.record_impossible(session, job_id, self._clock.now())
+            return []
 
     def _sign(self, ticket: submission.Ticket) -> submission.Ticket:
         signed = submission.sign(ticket, self._store, self._policy)
@@ -274,14 +294,15 @@ class Reconciler:
                 submission.record_uploads(session, signed)
         return signed
 
-    def _withdraw(self, ticket: submission.Ticket) -> None:
+    def _withdraw(self, tickets: Sequence[submission.Ticket]) -> None:
         """End what was begun at the store for a submission that came to nothing."""
-        if ticket.unsigned is None:
-            return
-        try:
-            manifests.abort_uploads(self._store, ticket.unsigned, list(ticket.uploads))
-        except StoreUnavailable as error:
-            log.warning("upload.not_aborted", name=ticket.submission.name, error=str(error))
+        for ticket in tickets:
+            if ticket.unsigned is None:
+                continue
+            try:
+                manifests.abort_uploads(self._store, ticket.unsigned, list(ticket.uploads))
+            except StoreUnavailable as error:
+                log.warning("upload.not_aborted", name=ticket.submission.name, error=str(error))
 
     def _search_unknown(self) -> None:
         with self._database.read() as session:

@@ -625,8 +625,7 @@ def claim(job):
     body = {
         "claimant": secrets.token_hex(16),
         "host": socket.gethostname(),
-        # in an array the job's own id is not the one that sbatch printed
-        "slurm_job_id": os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID"),
+        "slurm_job_id": slurm_job_id(),
         "python": tools["python"],
         "bcftools": tools["bcftools"],
     }
@@ -643,6 +642,14 @@ def claim(job):
     say("bcftools %s, htslib %s, Python %s" % (tools["bcftools"], tools["htslib"], tools["python"]))
     if release_of(tools["bcftools"]) < OLDEST_BCFTOOLS:
         raise too_old(tools["bcftools"], "is older than any that DivBase is tested with", OLDEST_BCFTOOLS)
+
+
+def slurm_job_id():
+    """The id of this job as SLURM's commands show it: of a task, that of its array and its number."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array:
+        return "%s_%s" % (array, os.environ.get("SLURM_ARRAY_TASK_ID"))
+    return os.environ.get("SLURM_JOB_ID")
 
 
 def release_of(version):

@@ -17,7 +17,16 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from divbase_gateway.local.scheduler import LocalScheduler
-from divbase_gateway.ports import PastRun, Scheduler, Sighting, SlurmRef, Submission
+from divbase_gateway.ports import (
+    ARRAY_MARK,
+    ArrayScheduler,
+    ArraySubmission,
+    PastRun,
+    Scheduler,
+    Sighting,
+    SlurmRef,
+    Submission,
+)
 from divbase_gateway.slurm.commands import SlurmCommands
 from divbase_gateway.slurm.runners import LocalRunner
 from divbase_gateway.slurm.scheduler import CliScheduler
@@ -27,7 +36,7 @@ from tests.cluster import pyslurm
 from tests.cluster.containers import connect
 from tests.cluster.scheduler import cluster_scheduler
 from tests.fakes.pyslurm_worker import scheduler_over
-from tests.fakes.scheduler import FakeScheduler
+from tests.fakes.scheduler import FakeArrayScheduler
 from tests.fakes.slurm_cluster import FakeCluster
 from tests.fakes.ssh_server import FakeSshd
 
@@ -55,6 +64,26 @@ class Bench:
         self.submitted.append(ref)
         return ref
 
+    def submit_array(self, scripts: Mapping[int, str]) -> dict[int, SlurmRef]:
+        """Scripts of the tasks by their numbers, each with a file `own` beside it that has its number."""
+        assert isinstance(self.scheduler, ArrayScheduler)
+        name = f"divbase-p-job-{secrets.token_hex(4)}{ARRAY_MARK}"
+        tasks = {
+            number: Submission(
+                f"{name}.{number}",
+                f"#!/bin/bash\n#SBATCH --mem=64M\n#SBATCH --time=5\n{script}\n",
+                {"own": str(number).encode()},
+                f"test {number}",
+                cores=1,
+                memory_mb=64,
+                minutes=5,
+            )
+            for number, script in scripts.items()
+        }
+        refs = self.scheduler.submit_array(ArraySubmission(name, tasks, "test,of,an-array"))
+        self.submitted += refs
+        return dict(zip(sorted(scripts), refs, strict=True))
+
     def look(self, ref: SlurmRef) -> Sighting:
         return self.scheduler.observe([ref]).seen[ref]
 
@@ -81,7 +110,7 @@ class Bench:
 
 @contextmanager
 def fake_bench(folder: Path) -> Iterator[Bench]:
-    yield Bench(FakeScheduler(SystemClock(), slots=2), runs_scripts=False)
+    yield Bench(FakeArrayScheduler(SystemClock(), slots=2), runs_scripts=False)
 
 
 @contextmanager
@@ -529,3 +558,76 @@ def test_hostile_script_text_arrives_unchanged(running: Bench) -> None:
     ref = running.submit("quoting", "printf '%s\\n' '$(id) `id` \"å\" \\'")
     running.end_of(ref)
     assert running.scheduler.read_log(ref, 1000) == '$(id) `id` "å" \\\n'.encode()
+
+
+# --- arrays --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def arrays(bench: Bench) -> Bench:
+    if not isinstance(bench.scheduler, ArrayScheduler):
+        pytest.skip("this scheduler takes no arrays: each job is submitted alone")
+    return bench
+
+
+def test_tasks_of_an_array_are_jobs_of_their_own(arrays: Bench) -> None:
+    """One id for all, with the task's number; each has an end and a log of its own, by whatever it is looked at."""
+    refs = arrays.submit_array({2: "echo of-two", 5: "exit 4", 9: "echo of-nine"})
+    (number,) = {ref.job_id.partition("_")[0] for ref in refs.values()}
+    assert [ref.job_id for ref in refs.values()] == [f"{number}_2", f"{number}_5", f"{number}_9"]
+    ends = {task: arrays.end_of(ref) for task, ref in refs.items()}
+    assert {task: (end.state, end.exit_code) for task, end in ends.items()} == {
+        2: ("COMPLETED", 0),
+        5: ("FAILED", 4),
+        9: ("COMPLETED", 0),
+    }
+    assert arrays.log_with(refs[2], b"of-two") == b"of-two\n"
+    assert arrays.log_with(refs[9], b"of-nine") == b"of-nine\n"
+    history = settled_history(arrays, *refs.values())
+    assert {task: word(history[ref]) for task, ref in refs.items()} == {2: "COMPLETED", 5: "FAILED", 9: "COMPLETED"}
+
+
+def test_tasks_are_found_by_their_names(arrays: Bench) -> None:
+    """Those that wait, run or have ended, each alone; the array itself is no job."""
+    refs = arrays.submit_array({1: "exit 3", 2: "sleep 60", 3: "sleep 60", 4: "sleep 60"})
+    arrays.end_of(refs[1])
+    for ref in refs.values():
+        assert same_jobs(arrays.scheduler.find(ref.name, ref.submitted_at), [ref])
+    assert set(arrays.scheduler.observe(list(refs.values())).seen) == set(refs.values())
+    assert arrays.scheduler.find(f"{refs[1].name}1", refs[1].submitted_at) == []
+    alive = history_of(arrays, refs[2], refs[4])
+    assert [len(alive[refs[task]]) for task in (2, 4)] == [1, 1]
+
+
+def test_one_task_is_cancelled_and_the_others_go_on(arrays: Bench) -> None:
+    """One that runs, and one that waits."""
+    refs = arrays.submit_array({1: "sleep 60", 2: "sleep 60", 3: "sleep 60", 4: "echo done"})
+    arrays.running(refs[1])
+    arrays.scheduler.cancel(refs[3])
+    arrays.scheduler.cancel(refs[1])
+    assert word(arrays.end_of(refs[1])) == word(arrays.end_of(refs[3])) == "CANCELLED"
+    assert arrays.end_of(refs[4]).state == "COMPLETED"
+    assert arrays.look(refs[2]).state == "RUNNING"
+
+
+def test_directories_of_tasks_go_one_by_one(arrays: Bench) -> None:
+    """A task that was settled leaves nothing, while others of its array still need theirs."""
+    refs = arrays.submit_array({1: "echo one", 2: "echo two"})
+    for task, text in ((1, b"one"), (2, b"two")):
+        arrays.end_of(refs[task])
+        arrays.log_with(refs[task], text)
+    arrays.scheduler.discard(refs[1])
+    assert arrays.scheduler.read_log(refs[1], 100) == b""
+    assert arrays.scheduler.read_log(refs[2], 100) == b"two\n"
+    arrays.scheduler.discard(refs[1])
+
+
+def test_each_task_has_its_own_files(arrays: Bench) -> None:
+    """Beside its script, where it starts; and it knows its array and its number."""
+    if not arrays.runs_scripts:
+        pytest.skip("scripts are not run")
+    script = 'cat own; echo " $SLURM_ARRAY_TASK_ID ${PWD##*.}"; test -e script.sh'
+    refs = arrays.submit_array({3: script, 12: script})
+    for task, ref in refs.items():
+        assert arrays.end_of(ref).exit_code == 0
+        assert arrays.log_with(ref, str(task).encode()) == f"{task} {task} {task}\n".encode()

@@ -13,7 +13,16 @@ from datetime import datetime
 from enum import StrEnum
 
 from divbase_gateway.domain.errors import SchedulerUnavailable, SubmissionRefused, SubmissionUnknown
-from divbase_gateway.ports import OUR_JOBS, Clock, Observation, PastRun, Sighting, SlurmRef, Submission
+from divbase_gateway.ports import (
+    OUR_JOBS,
+    ArraySubmission,
+    Clock,
+    Observation,
+    PastRun,
+    Sighting,
+    SlurmRef,
+    Submission,
+)
 
 PENDING = Sighting("PENDING", reason="Resources", source="fake")
 
@@ -110,9 +119,9 @@ class FakeScheduler:
             raise SubmissionUnknown(f"The answer to the submission of {submission.name} was lost.")
         return ref
 
-    def _accept(self, submission: Submission) -> SlurmRef:
+    def _accept(self, submission: Submission, job_id: str | None = None) -> SlurmRef:
         self.accepted += 1
-        ref = SlurmRef("fake", str(self.accepted), submission.name, self.clock.now())
+        ref = SlurmRef("fake", job_id or str(self.accepted), submission.name, self.clock.now())
         self.jobs.append(FakeJob(ref, submission))
         return ref
 
@@ -213,3 +222,25 @@ class FakeScheduler:
     def _end(self, job: FakeJob, state: str, code: int, signal: int) -> Sighting:
         now = self.clock.now()
         return replace(job.sighting, state=state, reason="", exit_code=code, signal=signal, ended_at=now, elapsed_s=0.0)
+
+
+@dataclass
+class FakeArrayScheduler(FakeScheduler):
+    """One that takes arrays. `arrays` records them: the numbers of the tasks of each."""
+
+    arrays: list[list[int]] = field(default_factory=list)
+
+    def submit_array(self, array: ArraySubmission) -> list[SlurmRef]:
+        self._answer()
+        if self.refusal is not None:
+            raise SubmissionRefused(self.refusal)
+        lost, self.lose_answer = self.lose_answer, None
+        twice, self.submit_twice = self.submit_twice, False
+        refs = []
+        for _ in range(0 if lost is LostAnswer.BEFORE_ACCEPT else 2 if twice else 1):
+            job_id = self.accepted + 1
+            self.arrays.append(sorted(array.tasks))
+            refs += [self._accept(array.tasks[number], f"{job_id}_{number}") for number in sorted(array.tasks)]
+        if lost is not None:
+            raise SubmissionUnknown(f"The answer to the submission of {array.name} was lost.")
+        return refs[: len(array.tasks)]

@@ -152,11 +152,13 @@ def _end_if_over(folder: Path, job: Job) -> None:
 def run(folder: Path, job: Job) -> None:
     """Run the script to its end, and let nothing that it started outlive it."""
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans of the job become children of this process
+    array, _, task = job["id"].partition("_")
     variables = {
         "PATH": os.defpath + ":/usr/bin:/bin:" + str(Path(sys.executable).parent),
         "HOME": job["chdir"],
         "SLURM_JOB_ID": job["id"],
         "SLURM_JOB_NAME": job["name"],
+        **({} if not task else {"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": task}),
         **({"SLURM_RESTART_COUNT": str(job["restarts"])} if job["restarts"] else {}),
     }
     copy = folder / f"script-{job['key']}"
@@ -238,7 +240,18 @@ def _fail(words: str, status: int = 1) -> None:
 
 
 def sbatch(folder: Path, state: State, argv: list[str]) -> None:
-    known = ("parsable", "job-name", "chdir", "input", "output", "open-mode", "export", "no-requeue")
+    known = (
+        "parsable",
+        "job-name",
+        "chdir",
+        "input",
+        "output",
+        "open-mode",
+        "export",
+        "no-requeue",
+        "array",
+        "comment",
+    )
     options, (script,) = _options(argv, known)
     faults = state["faults"]
     lost = faults.pop("lose_answer", None)
@@ -247,19 +260,32 @@ def sbatch(folder: Path, state: State, argv: list[str]) -> None:
         _fail(f"sbatch: error: Batch job submission failed: {faults['refuse']}")
     if lost == "before_accept":
         _fail(timeout)
-    job = _new_job(state, options, script)
+    job_id = _new_jobs(state, options, script)
     if faults.pop("twice", False):
-        _new_job(state, options, script)
+        _new_jobs(state, options, script)
     if lost == "after_accept":
         _fail(timeout)
-    print(job["id"])
+    print(job_id)
     if faults.pop("accept_and_fail", False):
         _fail("sbatch: error: something went wrong after all")
 
 
-def _new_job(state: State, options: dict[str, str], script: str) -> Job:
+def _new_jobs(state: State, options: dict[str, str], script: str) -> str:
+    """A job, or a task for each number of an array; the id that sbatch prints."""
+    job_id = str(state["next_id"])
+    state["next_id"] += 1
+    if "array" not in options:
+        _new_job(state, options, script, job_id)
+        return job_id
+    for number in options["array"].split(","):
+        output = options["output"].replace("%a", number)
+        _new_job(state, {**options, "output": output}, script, f"{job_id}_{number}")
+    return job_id
+
+
+def _new_job(state: State, options: dict[str, str], script: str, job_id: str) -> Job:
     job = {
-        "id": str(state["next_id"]),
+        "id": job_id,
         "key": len(state["jobs"]),  # ids wrap
         "name": options["job-name"],
         "script": script,
@@ -280,7 +306,6 @@ def _new_job(state: State, options: dict[str, str], script: str) -> Job:
         "node": "",
         "pid": 0,
     }
-    state["next_id"] += 1
     state["jobs"].append(job)
     return job
 

@@ -22,12 +22,14 @@ from divbase_gateway.services.jobs import SHARDS_KEPT
 from divbase_gateway.settings import FileSettings, JobSettings, LimitSettings, Settings
 from sqlalchemy import select
 
+from tests.fakes.scheduler import FakeArrayScheduler, LostAnswer
 from tests.integration.test_reconciler import (
     COMPLETED,
     FAILED,
     LOST_AFTER,
     NODE_FAIL,
     PENDING,
+    QUIET,
     RUNNING,
     SECOND,
     MortalScheduler,
@@ -474,3 +476,123 @@ def test_another_leader_goes_on_with_the_shards(world: World) -> None:
     world.restart("the third")
     world.tick(timedelta(minutes=5))
     assert (world.state(job), world.scheduler.accepted) == ("QUEUED", SHARDS + 1)
+
+
+# --- as an array ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def arrays(world: World) -> FakeArrayScheduler:
+    """The world's scheduler takes arrays."""
+    scheduler = FakeArrayScheduler(world.clock, by_itself=False)
+    world.scheduler = cast("MortalScheduler", scheduler)
+    world.restart("the first")
+    return scheduler
+
+
+def test_shards_are_submitted_as_one_array(world: World, arrays: FakeArrayScheduler) -> None:
+    """Guards: one call for all that ask for the same; each task is a job with its own name, id, script and token, and
+    is followed, settled and accounted for like any other; the job that joins is submitted alone."""
+    job = world.accept()
+    world.tick()
+    shards = shards_of(world, job)
+    assert arrays.arrays == [[1, 2, 3]]
+    assert [world.ids(shard) for shard in shards] == [["1_1"], ["1_2"], ["1_3"]]
+    names = [world.attempts(shard)[0].slurm_name for shard in shards]
+    assert {name.rpartition(".")[0] for name in names} == {names[0].rpartition(".")[0]}
+    assert [name.rpartition(".")[2] for name in names] == ["1", "2", "3"]
+    assert f"-{job}-" in names[0]
+    for shard in shards:
+        node = world.node(shard)
+        node.slurm_job_id = world.ids(shard)[0]
+        assert node.claim("claimant-of-" + shard).json()["job"] == shard
+        node.claimant = "claimant-of-" + shard
+        node.push("shard.bcf", "result", content(shard))
+        node.report()
+        world.sees(shard, COMPLETED)
+    world.tick()
+    world.tick()
+    assert (world.state(job), len(arrays.arrays), arrays.accepted) == ("QUEUED", 1, 4)
+    join(world, job)
+    world.tick()
+    assert world.state(job) == "SUCCEEDED"
+    assert is_audited(world)
+
+
+def test_a_task_that_is_tried_again_is_submitted_alone(world: World, arrays: FakeArrayScheduler) -> None:
+    """Guards: the others of its array are not touched, and their ids stay."""
+    job = world.accept()
+    world.tick()
+    first, second, third = shards_of(world, job)
+    world.node(second).claim()
+    world.sees(second, NODE_FAIL)
+    world.tick()
+    world.tick()
+    assert arrays.arrays == [[1, 2, 3]]
+    assert [world.ids(shard) for shard in (first, second, third)] == [["1_1"], ["1_2", "4"], ["1_3"]]
+
+
+def test_two_tasks_that_are_rerun_are_an_array_and_more_memory_is_another(
+    world: World, arrays: FakeArrayScheduler
+) -> None:
+    """Guards: tasks keep their numbers; those that ask for something else are not among them."""
+    job = world.accept()
+    world.tick()
+    first, second, third = shards_of(world, job)
+    work(world, second)
+    for shard in (first, third):
+        world.node(shard).claim()
+        world.sees(shard, TIMEOUT)
+    world.tick()
+    world.rerun(job, more=True)
+    world.tick()
+    assert arrays.arrays == [[1, 2, 3], [1, 3]]
+    assert world.ids(third) == ["1_3", "4_3"]
+
+
+@pytest.mark.parametrize(("lost", "attempts"), [(LostAnswer.AFTER_ACCEPT, 1), (LostAnswer.BEFORE_ACCEPT, 2)])
+def test_the_lost_answer_of_an_array_is_looked_for_by_every_task(
+    world: World, arrays: FakeArrayScheduler, lost: LostAnswer, attempts: int
+) -> None:
+    """Guards: all tasks of an array that was accepted are adopted; where none was, all go out once more."""
+    job = world.accept()
+    arrays.lose_answer = lost
+    world.tick()
+    if lost is LostAnswer.BEFORE_ACCEPT:
+        assert states(world, job) == ["SUBMIT_UNKNOWN"] * SHARDS
+        world.tick(QUIET)
+        world.tick()
+    assert states(world, job) == ["QUEUED"] * SHARDS
+    assert [len(world.attempts(shard)) for shard in shards_of(world, job)] == [attempts] * SHARDS
+    assert [world.ids(shard)[-1] for shard in shards_of(world, job)] == ["1_1", "1_2", "1_3"]
+
+
+def test_an_array_that_was_submitted_twice_does_its_work_once(world: World, arrays: FakeArrayScheduler) -> None:
+    """Guards: of each task one run claims, whichever it is, and that one is followed from there on."""
+    job = world.accept()
+    arrays.submit_twice = True
+    world.tick()
+    second = shards_of(world, job)[1]
+    assert world.ids(second) == ["1_2"]
+    node = world.node(second)
+    node.slurm_job_id = "4_2"
+    assert node.claim().status_code == 200
+    assert node.claim("claimant-2").status_code == 409
+    assert world.ids(second) == ["4_2"]
+
+
+def test_a_refused_array_fails_the_query_in_the_scheduler_s_words(world: World, arrays: FakeArrayScheduler) -> None:
+    """Guards: nothing of it is left at the scheduler."""
+    job = world.accept()
+    arrays.refusal = "Invalid account"
+    world.tick()
+    world.tick()
+    assert world.end(job) == ("FAILED", "submission_refused")
+    assert "Invalid account" in (world.job(job).message or "")
+    arrays.refusal = None
+    arrays.away = True
+    again = world.accept()
+    world.tick()
+    with world.gateway.sessions.read() as session:
+        found = session.scalars(select(JobRow).where(JobRow.public_id.like(f"{again}-%"))).all()
+        assert [(row.state, row.attempt) for row in found] == [("ACCEPTED", 0)] * SHARDS

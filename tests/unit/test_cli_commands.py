@@ -27,7 +27,7 @@ from divbase_client import errors
 from divbase_client.models import JobState, OutputFormat, Role
 from typer.testing import CliRunner
 
-from tests.fakes.gateway_server import KEY, NOW, FakeGateway, Fault, Refusal, api_key, job, running_gateway
+from tests.fakes.gateway_server import KEY, NOW, FakeGateway, Fault, Refusal, api_key, job, plan, running_gateway
 
 ROOT = Path(__file__).parents[2]
 
@@ -414,6 +414,15 @@ class TestQuery:
         assert "Expected:    about 7 s, once it runs" in lines
         assert "Asks for:    1 core, 537 MB memory, 105 MB scratch, at most 10 min 0 s" in lines
         assert "As:          account owls2024, partition core" in lines
+
+    def test_a_plan_that_is_spread_says_over_what(self, shell: Shell, gateway: FakeGateway) -> None:
+        """How many jobs, what each of them asks for, and the one that joins what they made."""
+        each = {"tasks": 5, "cores": 2, "memory_mb": 1024, "minutes": 15, "scratch_mb": 900, "expected_s": 400}
+        gateway.answers["POST /projects/vole/queries/plan"] = {**plan(), "shards": 5, "spread": each}
+        lines = shell("query", "plan", "--all-samples").stdout.splitlines()
+        assert "Works in:    5 shards as jobs of their own, then one that joins them" in lines
+        assert "Each shard:  asks for 2 cores, 1.1 GB memory, 944 MB scratch, at most 15 min 0 s" in lines
+        assert "Asks for:    1 core, 537 MB memory, 105 MB scratch, at most 10 min 0 s, to join them" in lines
 
     def test_options_become_the_query(self, shell: Shell, gateway: FakeGateway) -> None:
         """Every option reaches the gateway."""

@@ -52,6 +52,43 @@ def ended(**fields: Any) -> JobDetail:
     return detail("SUCCEEDED", attempts=[{**ATTEMPT, **fields}])
 
 
+# --- shards that are jobs of their own -----------------------------------------------------------------------------
+
+SHARD = {
+    "number": 1,
+    "job": "job1-1",
+    "name": "shard 1 of 2: chr21:1-500",
+    "state": "SUCCEEDED",
+    "reason": None,
+    "message": None,
+    "stuck": None,
+    "waiting": None,
+    "attempt": 1,
+    "slurm_job_id": "12_1",
+    "slurm_state": "COMPLETED",
+    "node": "c1",
+    "started_at": "2024-05-01T12:00:00Z",
+    "ended_at": "2024-05-01T12:01:01Z",
+    "elapsed_s": 61.0,
+}
+WAITS = {**SHARD, "number": 2, "job": "job1-2", "name": "shard 2 of 2: chr22", "state": "QUEUED", "node": None,
+         "slurm_job_id": "12_2", "slurm_state": "PENDING", "waiting": "It waits for free cores or memory.",
+         "elapsed_s": None}  # fmt: skip
+SPREAD = {
+    "waiting": "Shards: 1 of 2 done, 1 waiting.",
+    "progress": {"stage": "shards", "done": 500, "total": 1000},
+    "shards": [SHARD, WAITS],
+}
+
+
+def test_a_query_that_waits_for_its_shards_says_how_far_they_are() -> None:
+    """Guards: done, running and waiting, and the share of all the work; not what the job that joins them asks for."""
+    found = facts("SPREAD", **SPREAD)
+    assert found["Shards"] == "1 of 2 done, 1 waiting"
+    assert found["Done"] == "[##########..........] 50 %"
+    assert "Asks for" not in found
+
+
 # --- waiting -----------------------------------------------------------------------------------------------------
 
 QUEUED = {
@@ -203,6 +240,18 @@ def test_show_of_an_ended_job_has_its_attempts(shell: Shell, gateway: FakeGatewa
     gateway.job_fields = {"attempts": [{**ATTEMPT, "slurm_state": "FAILED", "exit_code": 7, "outcome": "disk_full"}]}
     last = shell("jobs", "show", "job1").stdout.splitlines()[-1].split("\t")
     assert last == ["1", "4711", "FAILED", "7", "c1", "8G 2h", "1 min 40 s", "2 min 30 s", "1.1 GB", "disk_full"]
+
+
+def test_show_of_a_query_that_is_spread_has_its_shards(shell: Shell, gateway: FakeGateway) -> None:
+    """Guards: each with its job, state, ids, node, time and regions, and why it waits; the line above counts them."""
+    gateway.job_states["job1"] = ["SPREAD"]
+    gateway.job_fields = SPREAD
+    lines = shell("jobs", "show", "job1").stdout.splitlines()
+    assert "State:         SPREAD shards 50 % (Shards: 1 of 2 done, 1 waiting)" in lines
+    first, second = (line.split("\t") for line in lines[-2:])
+    assert first == ["job1-1", "SUCCEEDED", "12_1 COMPLETED", "c1", "1 min 1 s", "1", "chr21:1-500", "-"]
+    assert second[:3] == ["job1-2", "QUEUED", "12_2 PENDING"]
+    assert second[-1] == "It waits for free cores or memory."
 
 
 def test_watch_shows_the_place_in_the_queue(shell: Shell, gateway: FakeGateway) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from divbase_gateway.domain.jobs import Phase, phase_of
 from divbase_gateway.ports import Sighting
-from divbase_gateway.slurm.records import merged, sacct_records, sacct_runs, squeue_records, whole_job
+from divbase_gateway.slurm.records import array_of, merged, sacct_records, sacct_runs, squeue_records, whole_job
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 RELEASES = sorted(path.name for path in RECORDED.iterdir() if path.is_dir()) if RECORDED.is_dir() else []
@@ -152,6 +152,45 @@ def test_array_with_one_failed_task_has_failed() -> None:
     assert sighting.state == bad.state
     alive_too = [*records, *squeue_records("5_3|RUNNING|0|0:0|1000|1001|1601|c2|100|main|None|n|")]
     assert (whole_job(alive_too) or done).state == alive.state
+
+
+def test_tasks_of_our_arrays_are_jobs_of_their_own() -> None:
+    """Each under its number, in its name too; those that wait are in one line, and are as many records."""
+    name = "divbase-p-job-tok.shards"
+    lines = (
+        f"5_1|RUNNING|0|0:0|1000|1001|1601|c2|100|main|None|{name}|\n"
+        f"5_[2-4,7%2]|PENDING|0|0:0|1000|N/A|N/A||100|main|Priority|{name}|\n"
+        "6_[1-2]|PENDING|0|0:0|1000|N/A|N/A||100|main|Priority|somebody-elses|"
+    )
+    assert [(record.job_id, record.name) for record in squeue_records(lines)] == [
+        ("5_1", f"{name}.1"),
+        ("5_2", f"{name}.2"),
+        ("5_3", f"{name}.3"),
+        ("5_4", f"{name}.4"),
+        ("5_7", f"{name}.7"),
+        ("6", "somebody-elses"),
+    ]
+    (waiting,) = squeue_records(lines, {"5_7"})
+    assert (waiting.sighting.state, waiting.sighting.reason) == ("PENDING", "Priority")
+    accounts = (
+        f"5_1|OUT_OF_MEMORY|0:125|1000|1001|1061|60|01:02:03||2|c1|{name}\n"
+        f"5_1.batch|OUT_OF_MEMORY|0:125|1001|1001|1061|60|01:02:03|2K|2|c1|batch\n"
+        f"5_[2-3]|PENDING|0:0|1000|Unknown|Unknown|0|00:00:00||0|None assigned|{name}"
+    )
+    for records in (sacct_records(accounts), sacct_runs(accounts)):
+        assert [(record.job_id, record.name) for record in records] == [
+            ("5_1", f"{name}.1"),
+            ("5_2", f"{name}.2"),
+            ("5_3", f"{name}.3"),
+        ]
+        assert records[0].sighting.max_rss_bytes == 2048
+
+
+def test_the_name_that_slurm_knows_of_a_task() -> None:
+    """That of its array; any other name is its own."""
+    assert array_of("divbase-p-job-tok.shards.12") == "divbase-p-job-tok.shards"
+    for name in ("divbase-p.1-job-tok", "divbase-p-job-tok.shards", "divbase-p-job-tok.shards.x", "x.1"):
+        assert array_of(name) == name
 
 
 # --- sacct -------------------------------------------------------------------------------------------------------

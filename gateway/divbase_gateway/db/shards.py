@@ -68,6 +68,14 @@ def shown_shards(session: Session, parent_ids: Sequence[int]) -> list[JobRow]:
     return list(session.scalars(query)) if parent_ids else []
 
 
+def alike(session: Session, ids: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """Of these jobs the shards, each with what they have to have in common to be handed over as one: whose they are and
+    what they ask for."""
+    asked = (JobRow.parent_id, JobRow.cores, JobRow.memory_mb, JobRow.minutes)
+    query = select(JobRow.id, *asked).where(JobRow.id.in_(ids), JobRow.parent_id.is_not(None))
+    return {row[0]: tuple(int(value or 0) for value in row[1:]) for row in session.execute(query)}
+
+
 def to_clear(session: Session, now: datetime, limit: int) -> list[int]:
     """Ids of queries that are over, of whose shards nothing is needed any more, oldest first."""
     query = select(JobRow.id).where(JobRow.shards_until <= now).order_by(JobRow.shards_until).limit(limit)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,12 +25,13 @@ from divbase_gateway.domain.repairs import KIND as REPAIR
 from divbase_gateway.domain.shards import KIND as SHARD
 from divbase_gateway.domain.sidecars import KIND as SIDECAR
 from divbase_gateway.domain.sidecars import sidecar_key
-from divbase_gateway.ports import Audience, ObjectStore, Part, PresignedRequest
+from divbase_gateway.ports import ARRAY_MARK, Audience, ObjectStore, Part, PresignedRequest
 from divbase_gateway.services.jobs import query_of, set_state
 from divbase_gateway.services.plans import file_plan_of, query_plan_of
 from divbase_gateway.services.policy import JobPolicy, NodeCache
 
 LOG_TAIL_CHARS = 16 * 1024
+_JOB_ID, _TASK_ID = re.compile(r"[0-9]+"), re.compile(r"[0-9]+_[0-9]+")
 
 MARK = "attempt"
 """Metadata of every object that a job sends through the gateway: which attempt of which job it is."""
@@ -155,18 +157,21 @@ def note_claim(attempt: AttemptRow, claimant: str, host: str, slurm_job_id: str 
 def _follow(attempt: AttemptRow, slurm_job_id: str | None) -> None:
     """The run that claimed is the one that counts, so its id is the one to look at.
 
-    sbatch may submit twice by itself, and we may have been told of the other copy, or of none yet. Ids that are no
-    plain numbers (a task of an array, a part of a heterogeneous job) cannot be compared, and change nothing.
+    sbatch may submit twice by itself, and we may have been told of the other copy, or of none yet. Ids that are neither
+    numbers nor tasks of an array (a part of a heterogeneous job), or not of the same kind, cannot be compared, and
+    change nothing.
     """
     told, known = slurm_job_id, attempt.slurm_job_id
-    if told == known or not _is_plain(told) or (known is not None and not _is_plain(known)):
+    kind = ARRAY_MARK in attempt.slurm_name
+    if told == known or not _is_of_kind(told, kind) or (known is not None and not _is_of_kind(known, kind)):
         return
     attempt.slurm_job_id = told
     attempt.missing_since = attempt.cancel_sent_at = None
 
 
-def _is_plain(slurm_job_id: str | None) -> bool:
-    return slurm_job_id is not None and slurm_job_id.isascii() and slurm_job_id.isdecimal()
+def _is_of_kind(slurm_job_id: str | None, is_task: bool) -> bool:
+    form = _TASK_ID if is_task else _JOB_ID
+    return slurm_job_id is not None and form.fullmatch(slurm_job_id) is not None
 
 
 def manifest_of(attempt: AttemptRow, store: ObjectStore, policy: JobPolicy) -> Manifest:

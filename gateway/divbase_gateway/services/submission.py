@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,14 +19,15 @@ from divbase_jobscripts.render import node_helper_source
 from sqlalchemy.orm import Session
 
 from divbase_gateway.db import jobs as rows
+from divbase_gateway.db import shards as shard_rows
 from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.domain.errors import DivBaseError, StoreUnavailable, SubmissionRefused
 from divbase_gateway.domain.ids import new_id
 from divbase_gateway.domain.jobs import JobState, Reason, words_for
-from divbase_gateway.ports import ObjectStore, SlurmRef, Submission
+from divbase_gateway.ports import ARRAY_MARK, OUR_JOBS, ArraySubmission, ObjectStore, SlurmRef, Submission
 from divbase_gateway.services import drain, manifests
 from divbase_gateway.services.allocations import labels_in_words
-from divbase_gateway.services.jobs import end_job, reopen_job, set_state
+from divbase_gateway.services.jobs import end_job, query_of, reopen_job, set_state
 from divbase_gateway.services.policy import JobPolicy
 from divbase_gateway.services.scripts import script_for
 
@@ -66,10 +68,40 @@ class Search:
     attempt: AttemptRow
 
 
-def open_attempt(session: Session, job_id: int, policy: JobPolicy, now: datetime) -> Ticket | None:
+def together(session: Session, job_ids: Sequence[int]) -> list[list[int]]:
+    """The same jobs in groups, each to be handed over as one array: shards of one query that ask for the same. Any
+    other job is alone."""
+    alike = shard_rows.alike(session, job_ids)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for job_id in job_ids:
+        groups.setdefault(alike.get(job_id, (-job_id,)), []).append(job_id)
+    return list(groups.values())
+
+
+def open_attempts(session: Session, job_ids: Sequence[int], policy: JobPolicy, now: datetime) -> list[Ticket]:
+    """`open_attempt` of several shards of one query, whose attempts are the tasks of an array."""
+    token = new_id(8)
+    tickets = [open_attempt(session, job_id, policy, now, array=token) for job_id in job_ids]
+    return [ticket for ticket in tickets if ticket is not None]
+
+
+def array_of(tickets: Sequence[Ticket]) -> ArraySubmission:
+    """The tickets' jobs as one submission."""
+    tasks = {int(each.submission.name.rpartition(".")[2]): each.submission for each in tickets}
+    name = tickets[0].submission.name.rpartition(".")[0]
+    job, *rest = tickets[0].submission.comment.split(",")[:2]
+    return ArraySubmission(name, tasks, ",".join([job.rpartition("-")[0], *rest]))
+
+
+def open_attempt(
+    session: Session, job_id: int, policy: JobPolicy, now: datetime, array: str | None = None
+) -> Ticket | None:
     """Commit-ready: a new attempt with a name and a token, and the job SUBMITTING.
 
     None if the job moved on, or submission is held back.
+
+    Args:
+        array: what is random in the name of the array whose task the attempt is; None where it is none.
     """
     job = rows.lock_job(session, job_id)
     if job is None or job.state != JobState.ACCEPTED or drain.current(session) is not None:
@@ -79,7 +111,7 @@ def open_attempt(session: Session, job_id: int, policy: JobPolicy, now: datetime
     attempt = AttemptRow(
         job_id=job.id,
         number=number,
-        slurm_name=f"divbase-{job.project.name}-{job.public_id}-{new_id(8)}",
+        slurm_name=_name_for(job, array),
         token_sha256=hashlib.sha256(token.encode()).hexdigest(),
         created_at=now,
         cores=job.cores,
@@ -95,6 +127,12 @@ def open_attempt(session: Session, job_id: int, policy: JobPolicy, now: datetime
     session.flush()
     unsigned = job if policy.node_access == "manifest" else None
     return Ticket(job.id, number, _submission(job, attempt, token, policy), unsigned)
+
+
+def _name_for(job: JobRow, array: str | None) -> str:
+    if array is None:
+        return f"{OUR_JOBS}{job.project.name}-{job.public_id}-{new_id(8)}"
+    return f"{OUR_JOBS}{job.project.name}-{query_of(job)}-{array}{ARRAY_MARK}.{job.task}"
 
 
 def _submission(job: JobRow, attempt: AttemptRow, token: str, policy: JobPolicy) -> Submission:

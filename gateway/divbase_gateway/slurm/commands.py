@@ -59,7 +59,8 @@ class SlurmCommands:
     def environment(self) -> Mapping[str, str]:
         """All that the commands see: no `SBATCH_…` variable of anybody's can change a job, and times are Unix times."""
         conf = {"SLURM_CONF": str(self.slurm_conf)} if self.slurm_conf else {}
-        return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s", **conf}
+        times, numbers = {"SLURM_TIME_FORMAT": "%s"}, {"SLURM_BITSTR_LEN": "0"}  # of an array's tasks, all
+        return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", **times, **numbers, **conf}
 
     def sbatch(self, directory: PurePosixPath, name: str, script: str) -> list[str]:
         """Submit. What the job's identity and safety hang on is said here, where no script can contradict it."""
@@ -74,6 +75,30 @@ class SlurmCommands:
             "--export=NONE",
             "--no-requeue",
             str(directory / script),
+        ]
+
+    def sbatch_array(
+        self, directory: PurePosixPath, name: str, comment: str, tasks: Iterable[int], script: PurePosixPath
+    ) -> list[str]:
+        """Submit a script as an array of tasks, each of which logs in a directory of its own.
+
+        Args:
+            directory: in which those of the tasks are.
+            script: its path.
+        """
+        return [
+            self._path("sbatch"),
+            "--parsable",
+            f"--job-name={name}",
+            f"--comment={comment}",
+            f"--array={','.join(map(str, tasks))}",
+            f"--chdir={directory}",
+            "--input=/dev/null",
+            f"--output={name}.%a/job.log",
+            "--open-mode=append",
+            "--export=NONE",
+            "--no-requeue",
+            str(script),
         ]
 
     def squeue(self, name: str | None = None) -> list[str]:

@@ -10,10 +10,11 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 
 from divbase_gateway.domain.jobs import Phase, phase_of
-from divbase_gateway.ports import Sighting
+from divbase_gateway.ports import ARRAY_MARK, Sighting
 from divbase_gateway.slurm.commands import SACCT_FIELDS, SEPARATOR, SQUEUE_FIELDS
 
 _ID = re.compile(r"(\d+)(?:_(?:\d+|\[[^\]]*\]))?(?:\+\d+)?")
+_TASKS = re.compile(r"\d+_(?:(?P<task>\d+)|\[(?P<tasks>[\d,-]+)(?:%\d+)?\])")
 _STEP_ID = re.compile(rf"(?P<job>{_ID.pattern})\.[\w+-]+")
 _STATE = re.compile(r"[A-Z_]+\+?( by \S+)?")
 _CPU_TIME = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+(?:\.\d+)?)")
@@ -31,8 +32,10 @@ class JobRecord:
     """One job, or one task of an array, as one command showed it.
 
     Attributes:
-        job_id: the number that sbatch printed: `123` for `123`, `123_4`, `123_[5-9%2]` and `123+1`.
+        job_id: the number that sbatch printed: `123` for `123`, `123_4`, `123_[5-9%2]` and `123+1`. Of a task of an
+            array of ours, `123_4`.
         full_id: as SLURM printed it.
+        name: of a task of an array of ours that of the array, and the task's number.
     """
 
     job_id: str
@@ -47,6 +50,27 @@ class JobRecord:
         return self.job_id, self.name
 
 
+def _each_task(record: JobRecord) -> list[JobRecord]:
+    """The record; of an array of ours one for each task that it is about, which is a job by itself."""
+    match = _TASKS.fullmatch(record.full_id) if record.name.endswith(ARRAY_MARK) else None
+    if match is None:
+        return [record]
+    numbers = _numbers(match["task"] or match["tasks"])
+    return [replace(record, job_id=f"{record.job_id}_{number}", name=f"{record.name}.{number}") for number in numbers]
+
+
+def _numbers(text: str) -> list[int]:
+    """`5-7,9` as numbers."""
+    ends = [(first, last or first) for first, _, last in (word.partition("-") for word in text.split(","))]
+    return [number for first, last in ends for number in range(int(first), int(last) + 1)]
+
+
+def array_of(name: str) -> str:
+    """The name that SLURM knows of a job: of a task of an array of ours, the array's."""
+    array, _, number = name.rpartition(".")
+    return array if array.endswith(ARRAY_MARK) and number.isdecimal() else name
+
+
 def has_ended(sighting: Sighting) -> bool:
     """Whether the scheduler's word is an end."""
     return phase_of(sighting.state) in _ENDS
@@ -57,11 +81,16 @@ def has_ended(sighting: Sighting) -> bool:
 
 def squeue_records(text: str, wanted: Collection[str] | None = None) -> list[JobRecord]:
     """The jobs in the output of `SlurmCommands.squeue`; `wanted` names the only ids that are of interest."""
-    records = (_squeue_record(line) for line in text.splitlines())
-    return [each for each in records if each is not None and (wanted is None or each.job_id in wanted)]
+    records = (each for line in text.splitlines() for each in _squeue_records(line))
+    return [each for each in records if wanted is None or each.job_id in wanted]
 
 
 @lru_cache(maxsize=1 << 15)  # most lines of a look are those of the look before
+def _squeue_records(line: str) -> list[JobRecord]:
+    record = _squeue_record(line)
+    return [] if record is None else _each_task(record)
+
+
 def _squeue_record(line: str) -> JobRecord | None:
     values = line.split(SEPARATOR, len(SQUEUE_FIELDS) - 1)
     number = _ID.fullmatch(values[0])
@@ -123,12 +152,13 @@ class _Run:
 
 def sacct_records(text: str) -> list[JobRecord]:
     """The jobs in the output of `SlurmCommands.sacct`: of each id and name the last run, with its restarts counted."""
-    return [_last(same) for same in _runs_by_identity(text)]
+    return [task for same in _runs_by_identity(text) for task in _each_task(_last(same))]
 
 
 def sacct_runs(text: str) -> list[JobRecord]:
     """Every run in the output of `SlurmCommands.sacct_history`: an id that was requeued ran more than once."""
-    return [_each(same, number) for same in _runs_by_identity(text) for number in range(len(same))]
+    runs = [_each(same, number) for same in _runs_by_identity(text) for number in range(len(same))]
+    return [task for run in runs for task in _each_task(run)]
 
 
 def _runs_by_identity(text: str) -> list[list[_Run]]:

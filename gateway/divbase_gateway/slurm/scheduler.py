@@ -12,11 +12,21 @@ from pathlib import PurePosixPath
 import structlog
 
 from divbase_gateway.domain.errors import SchedulerUnavailable, SubmissionRefused, SubmissionUnknown
-from divbase_gateway.ports import OUR_JOBS, Clock, Observation, PastRun, Sighting, SlurmRef, Submission
+from divbase_gateway.ports import (
+    OUR_JOBS,
+    ArraySubmission,
+    Clock,
+    Observation,
+    PastRun,
+    Sighting,
+    SlurmRef,
+    Submission,
+)
 from divbase_gateway.slurm import answers
 from divbase_gateway.slurm.commands import SlurmCommands
 from divbase_gateway.slurm.records import (
     JobRecord,
+    array_of,
     has_ended,
     merged,
     sacct_records,
@@ -35,7 +45,8 @@ HISTORY_S = 120.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _LOG = "job.log"
-_RESERVED = frozenset({SCRIPT, _LOG, "", ".", ".."})
+_ARRAY = "array.sh"
+_RESERVED = frozenset({SCRIPT, _LOG, _ARRAY, "", ".", ".."})
 
 _MOST_ENDED = 5000
 """Ids in one sacct: a command line has an end. More jobs than that ending within one tick wait for the next."""
@@ -172,13 +183,14 @@ class SlurmScheduler(ABC):
     def find(self, name: str, since: datetime) -> list[SlurmRef]:
         """In the queue and in accounting: both must have answered."""
         self._directory(name)
-        records = [*self._squeue(name=name), *self._sacct(self._seconds_since(since), name=name)]
+        known = array_of(name)
+        records = [*self._squeue(name=known), *self._sacct(self._seconds_since(since), name=known)]
         first: dict[str, datetime] = {}
         for record in records:
             if record.name == name and record.submitted_at >= since.replace(microsecond=0):
                 first[record.job_id] = min(record.submitted_at, first.get(record.job_id, record.submitted_at))
         found = [SlurmRef(self._cluster, job_id, name, at) for job_id, at in first.items()]
-        return sorted(found, key=lambda ref: (ref.submitted_at, int(ref.job_id)))
+        return sorted(found, key=lambda ref: (ref.submitted_at, int(ref.job_id.partition("_")[0])))
 
     def history(self, since: datetime) -> list[PastRun]:
         """One look at everything that this account ran. A job that was never eligible to start is not in it."""
@@ -217,6 +229,46 @@ class CliScheduler(SlurmScheduler):
         argv, environment = self._commands.sbatch(directory, name, SCRIPT), self._commands.environment
         return answers.job_id_of(name, self._runner.run_beside(directory, files, argv, environment, SUBMIT_S))
 
+    def submit_array(self, array: ArraySubmission) -> list[SlurmRef]:
+        """The tasks' directories are made first, so that one sbatch is all that is asked of SLURM."""
+        numbers = sorted(array.tasks)
+        directories = {number: self._directory(array.tasks[number].name) for number in numbers}
+        files = {number: self._files(array.tasks[number]) for number in numbers}
+        last = numbers[-1]
+        files[last] = {**files[last], _ARRAY: _array_script(array, files[last][SCRIPT].decode())}
+        script = directories[last] / _ARRAY
+        command = self._commands.sbatch_array(self._work_dir, array.name, array.comment, numbers, script)
+        made = self._make_directories({directories[number]: files[number] for number in numbers[:-1]})
+        submitted_at = self._clock.now().replace(microsecond=0)
+        environment = self._commands.environment
+        try:
+            answer = self._runner.run_beside(directories[last], files[last], command, environment, SUBMIT_S)
+            job_id = answers.job_id_of(array.name, answer)
+        except (SubmissionRefused, SchedulerUnavailable) as exc:
+            if isinstance(exc, RunnerUnavailable) and exc.started:
+                raise SubmissionUnknown(f"The answer to the submission of {array.name} was lost: {exc}") from exc
+            was_there = isinstance(exc, DirectoryUnavailable)  # then it is not ours to remove
+            self._remove_all_quietly(made if was_there else [*made, directories[last]])
+            raise
+        names = {number: array.tasks[number].name for number in numbers}
+        return [SlurmRef(self._cluster, f"{job_id}_{number}", names[number], submitted_at) for number in numbers]
+
+    def _make_directories(self, contents: Mapping[PurePosixPath, Mapping[str, bytes]]) -> list[PurePosixPath]:
+        """Raises SchedulerUnavailable where one cannot be made; then none of them is left, if possible."""
+        made: list[PurePosixPath] = []
+        for directory, files in contents.items():
+            try:
+                self._runner.put_directory(directory, files)
+            except SchedulerUnavailable:
+                self._remove_all_quietly(made)
+                raise
+            made.append(directory)
+        return made
+
+    def _remove_all_quietly(self, directories: Iterable[PurePosixPath]) -> None:
+        for directory in directories:
+            self._remove_quietly(directory)
+
     def _squeue(self, *, name: str | None = None, wanted: Collection[str] | None = None) -> list[JobRecord]:
         text = answers.require_answer("squeue", self._run(self._commands.squeue(name), ASK_S))
         return squeue_records(text, wanted)
@@ -230,7 +282,7 @@ class CliScheduler(SlurmScheduler):
         return sacct_runs(answers.require_answer("sacct", answer))
 
     def cancel(self, ref: SlurmRef) -> None:
-        answers.require_cancelled(self._run(self._commands.scancel(ref.job_id, ref.name), ASK_S))
+        answers.require_cancelled(self._run(self._commands.scancel(ref.job_id, array_of(ref.name)), ASK_S))
 
     def ping(self) -> str:
         controller = answers.require_controller(self._run(self._commands.scontrol_ping(), ASK_S))
@@ -240,6 +292,20 @@ class CliScheduler(SlurmScheduler):
 
     def _run(self, argv: list[str], timeout_s: float) -> Completed:
         return self._runner.run(argv, self._commands.environment, timeout_s)
+
+
+def _array_script(array: ArraySubmission, script: str) -> bytes:
+    """What SLURM is given for all tasks: the header of one of them, as they ask for the same, and the way to each."""
+    lines = script.splitlines()
+    header = [line for line in lines if line.startswith("#SBATCH ")]
+    words = [
+        "#!/bin/bash",
+        *header,
+        "",
+        "# Jobs of DivBase that ask for the same, as one array. Each has a directory with its own script and files.",
+        f'cd "{array.name}.$SLURM_ARRAY_TASK_ID" && exec /bin/bash {SCRIPT}',
+    ]
+    return "".join(f"{line}\n" for line in words).encode()
 
 
 def _end_of(
