@@ -14,7 +14,7 @@ from divbase_client.models import Job, JobDetail, JobState
 
 from tests.cluster.site import FILE, PATIENCE_S, Site, wait_for
 
-_FIELDS = ("JobIDRaw", "JobName", "State", "ExitCode", "End")
+_FIELDS = ("JobID", "JobName", "State", "ExitCode", "End")
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,16 @@ def runs_of(site: Site) -> list[Run]:
     lines = site.cluster.run("sacct", *options, f"--format={','.join(_FIELDS)}").splitlines()
     rows = [line.split("|") for line in lines]
     return [
-        Run(number, name, state.split(" ")[0], code, end != "Unknown")
+        Run(number, _name_of(number, name), state.split(" ")[0], code, end != "Unknown")
         for number, name, state, code, end in rows
         if name.startswith(f"divbase-{site.project}-")
     ]
+
+
+def _name_of(number: str, name: str) -> str:
+    """What DivBase calls a run: the task of an array has the array's name in SLURM, and its number beside it."""
+    array, _, task = number.partition("_")
+    return f"{name}.{task}" if name.endswith(".shards") and array and task else name
 
 
 def check(site: Site, *, lost: int = 0) -> list[JobDetail]:

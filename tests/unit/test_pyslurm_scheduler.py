@@ -11,15 +11,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from divbase_gateway.domain.errors import SchedulerUnavailable, SubmissionRefused, SubmissionUnknown
-from divbase_gateway.ports import Sighting, SlurmRef, Submission
+from divbase_gateway.ports import ArraySubmission, Sighting, SlurmRef, Submission
+from divbase_gateway.slurm.commands import SlurmCommands
 from divbase_gateway.slurm.pyslurm_process import WORKER
 from divbase_gateway.slurm.pyslurm_scheduler import PyslurmScheduler
-from divbase_gateway.slurm.pyslurm_worker import Invalid, header
+from divbase_gateway.slurm.pyslurm_worker import Invalid, header, shown_id
+from divbase_gateway.slurm.runners import LocalRunner
+from divbase_gateway.slurm.scheduler import CliScheduler
 
 from tests.fakes.pyslurm_worker import FAKE, scheduler_over
 from tests.fakes.slurm_cluster import FakeCluster
@@ -342,3 +346,47 @@ def test_cancel_of_an_id_that_wrapped_touches_nobody(cluster: FakeCluster, sched
     ref = scheduler.submit(job("mine", "sleep 60"))
     scheduler.cancel(replace(ref, name="of-last-year"))
     assert seen(scheduler, ref, "RUNNING").state == "RUNNING"
+
+
+# --- arrays --------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_of_an_array_are_followed_that_sbatch_submitted(
+    cluster: FakeCluster, scheduler: PyslurmScheduler
+) -> None:
+    """Guards: `scheduler.kind` may be changed while jobs run: each task is seen, found, accounted for and cancelled."""
+    work_dir = PurePosixPath(cluster.work_dir)
+    commands = SlurmCommands(PurePosixPath(cluster.bin_dir))
+    by_commands = CliScheduler(LocalRunner(), commands, work_dir, "fake", SystemClock())
+    name = "divbase-p-job-tok.shards"
+    scripts = {1: "exit 4", 2: "sleep 60"}
+    tasks = {
+        number: Submission(f"{name}.{number}", f"#!/bin/bash\n{script}\n", {}, "", 1, 64, 5)
+        for number, script in scripts.items()
+    }
+    failed, running = by_commands.submit_array(ArraySubmission(name, tasks, "job,p,user1"))
+
+    def seen(ref: SlurmRef, state: str) -> Sighting:
+        deadline = time.monotonic() + 20
+        while (found := scheduler.observe([failed, running]).seen.get(ref)) is None or found.state != state:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+        return found
+
+    assert seen(failed, "FAILED").exit_code == 4
+    assert seen(running, "RUNNING").source == "pyslurm"
+    assert [ref.job_id for ref in scheduler.find(running.name, running.submitted_at)] == [running.job_id]
+    assert {run.ref.name for run in scheduler.history(running.submitted_at)} == {failed.name, running.name}
+    scheduler.cancel(running)
+    deadline = time.monotonic() + 20
+    while not scheduler.observe([running]).seen[running].state.startswith("CANCELLED"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_tasks_that_have_not_begun_are_shown_as_squeue_does() -> None:
+    """Guards: pyslurm gives them one job, without a number, and says which are waiting."""
+    job = SimpleNamespace(id=7, array_id=7, array_task_id=None, array_tasks_waiting="2-3,9")
+    assert shown_id(job) == "7_[2-3,9]"
+    assert shown_id(SimpleNamespace(id=8, array_id=7, array_task_id=0)) == "7_0"
+    assert shown_id(SimpleNamespace(id=9, array_id=None, array_task_id=None)) == "9"

@@ -13,7 +13,7 @@ from divbase_gateway.ports import Clock, SlurmRef, Submission
 from divbase_gateway.slurm import answers
 from divbase_gateway.slurm.commands import SACCT_FIELDS, SEPARATOR, SQUEUE_FIELDS
 from divbase_gateway.slurm.pyslurm_process import AnsweredWithError, PyslurmProcess
-from divbase_gateway.slurm.records import JobRecord, sacct_records, sacct_runs, squeue_records
+from divbase_gateway.slurm.records import JobRecord, array_of, sacct_records, sacct_runs, squeue_records
 from divbase_gateway.slurm.runners import Runner
 from divbase_gateway.slurm.scheduler import ASK_S, SCRIPT, SlurmScheduler
 
@@ -83,7 +83,7 @@ class PyslurmScheduler(SlurmScheduler):
         return _from_pyslurm(sacct_runs("\n".join(_lines(rows, SACCT_FIELDS))))
 
     def cancel(self, ref: SlurmRef) -> None:
-        self._ask("scancel", {"job_id": ref.job_id, "name": ref.name})
+        self._ask("scancel", {"job_id": ref.job_id, "name": array_of(ref.name)})
 
     def ping(self) -> str:
         said = self._ask("ping", {})

@@ -125,9 +125,19 @@ def squeue(slurm: Any, name: Optional[str] = None) -> List[Row]:
     return [_queue_row(job) for job in jobs if name is None or job.name == name]
 
 
+def shown_id(job: Any) -> str:
+    """The id as SLURM's commands print it: of a task of an array `123_4`, of those that have not begun `123_[5-9]`."""
+    if not job.array_id:
+        return str(job.id)
+    if job.array_task_id is not None:
+        return "{}_{}".format(job.array_id, job.array_task_id)
+    waiting = (getattr(job, "array_tasks_waiting", None) or "").strip("[]")
+    return "{}_[{}]".format(job.array_id, waiting) if waiting else str(job.array_id)
+
+
 def _queue_row(job: Any) -> Row:
     return {
-        "JobArrayID": str(job.array_id or job.id),
+        "JobArrayID": shown_id(job),
         "State": job.state,
         "RestartCnt": str(job.requeue_count),
         "exit_code": "{}:{}".format(job.exit_code, job.exit_code_signal),
@@ -147,7 +157,7 @@ def sacct(slurm: Any, since_s: int, ids: Optional[List[str]] = None, name: Optio
     job. Of an id that ran more than once pyslurm shows the last run only."""
     chosen = {"start_time": int(time.time()) - since_s, "users": [os.getuid()]}  # type: Dict[str, Any]
     if ids is not None:
-        chosen["ids"] = [int(each) for each in ids]
+        chosen["ids"] = sorted({int(each.partition("_")[0]) for each in ids})  # of an array, all tasks
     if name is not None:
         chosen["names"] = [name]
     jobs = slurm.db.Jobs.load(slurm.db.JobFilter(**chosen))
@@ -156,7 +166,7 @@ def sacct(slurm: Any, since_s: int, ids: Optional[List[str]] = None, name: Optio
 
 def _account_rows(job: Any) -> Iterator[Row]:
     whole = {
-        "JobID": str(job.array_id or job.id),
+        "JobID": shown_id(job),
         "State": _state(job),
         "ExitCode": "{}:{}".format(job.exit_code, job.exit_code_signal),
         "Submit": str(job.submit_time or 0),
@@ -196,7 +206,15 @@ def _state(job: Any) -> str:
 
 
 def scancel(slurm: Any, job_id: str, name: str) -> bool:
-    """End the job of this id if it has this name; False where there is none that could be told."""
+    """End the job of this id if it has this name; False where there is none that could be told.
+
+    pyslurm tells only jobs that have an id of their own, which a task of an array has from its start on.
+    """
+    if "_" in job_id:
+        own = [job.id for job in slurm.Jobs.load().values() if shown_id(job) == job_id and job.name == name]
+        if not own:
+            return False
+        job_id = str(own[0])
     try:
         if slurm.Job.load(int(job_id)).name != name:
             return False

@@ -122,7 +122,8 @@ class JobSubmitDescription:
             job = None
             if not refusal and lost != "before_accept":
                 options = {"job-name": self.name, "chdir": self.working_directory, "output": self.standard_output}
-                job = slurm_cluster._new_job(state, options, self.script)
+                slurm_cluster._new_jobs(state, options, self.script)
+                job = state["jobs"][-1]
                 job["asked"] = asked
         if refusal:
             raise RPCError(2000, refusal)
@@ -151,8 +152,8 @@ class Job:
     @classmethod
     def _of(cls, job):
         values = slurm_cluster._squeue_values(job)
-        made = cls(int(job["id"]))
-        made.array_id = made.array_task_id = None
+        made = cls(_raw_id(job))
+        made.array_id, made.array_task_id = _array(job)
         made.user_id = os.getuid()
         made.name, made.partition, made.priority = job["name"], job["partition"], job["priority"]
         made.state, made.state_reason, made.requeue_count = job["state"], job["reason"], job["restarts"]
@@ -166,7 +167,7 @@ class Job:
     @staticmethod
     def load(job_id):
         with _call("slurm_load_job") as state:
-            jobs = [job for job in _remembered(state) if int(job["id"]) == job_id]
+            jobs = [job for job in _remembered(state) if _raw_id(job) == job_id]
         if not jobs:
             raise RPCError(2017, "Invalid job id specified")
         return Job._of(jobs[-1])
@@ -174,11 +175,22 @@ class Job:
     def cancel(self):
         with _call("slurm_kill_job") as state:
             for job in _remembered(state):
-                if int(job["id"]) == self.id and job["state"] not in slurm_cluster.ENDED:
+                if _raw_id(job) == self.id and job["state"] not in slurm_cluster.ENDED:
                     slurm_cluster.scancel(FOLDER, state, [job["id"]])
             old_errno = state["faults"].get("old_errno")
         if old_errno:
             raise RPCError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
+
+
+def _array(job):
+    """(the array's id, the task's number), of a job that is none (None, None)."""
+    array, _, task = job["id"].partition("_")
+    return (int(array), int(task)) if task else (None, None)
+
+
+def _raw_id(job):
+    """Of a task another than that of its array."""
+    return 10**7 + job["key"] if "_" in job["id"] else int(job["id"])
 
 
 def _remembered(state):
@@ -215,14 +227,15 @@ class _JobFilter:
             setattr(self, name, value)
 
     def _takes(self, job):
-        chosen = not self.ids or int(job["id"]) in self.ids
+        chosen = not self.ids or int(job["id"].partition("_")[0]) in self.ids
         return chosen and (not self.names or job["name"] in self.names) and job["submit"] >= self.start_time
 
 
 class _AccountedJob:
     def __init__(self, job, lines):
         whole, *steps = lines
-        self.id, self.array_id, self.array_task_id = int(job["id"]), None, None
+        self.id = _raw_id(job)
+        self.array_id, self.array_task_id = _array(job)
         self.name, self.partition, self.cpus = job["name"], job["partition"], int(whole["AllocCPUS"])
         self.state = whole["State"].partition(" ")[0]
         self.cancelled_by = _user_name() if self.state == "CANCELLED" else None
