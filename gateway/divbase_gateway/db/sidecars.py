@@ -25,6 +25,7 @@ from divbase_gateway.db.models import (
 from divbase_gateway.domain.files import FileFormat, FileState, IndexKind, IndexRef, Sidecar
 from divbase_gateway.domain.jobs import ENDS
 from divbase_gateway.domain.projects import Role
+from divbase_gateway.domain.shards import KIND as SHARD
 from divbase_gateway.domain.sidecars import KIND, SidecarState
 
 _MOST_NAMED = 1000
@@ -142,8 +143,9 @@ def find_going(session: Session, before: datetime, limit: int) -> list[SidecarRo
 
 
 def plans_of_open_queries(session: Session, project_id: int) -> list[dict[str, Any]]:
-    """The stored plans of query jobs that have not ended."""
-    query = select(JobRow.plan).where(is_open(), JobRow.project_id == project_id, JobRow.kind == "query")
+    """The stored plans of query jobs that have not ended, and of their shards."""
+    asks = JobRow.kind.in_(("query", SHARD))
+    query = select(JobRow.plan).where(is_open(), JobRow.project_id == project_id, asks)
     return list(session.scalars(query))
 
 
