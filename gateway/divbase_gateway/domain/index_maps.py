@@ -105,6 +105,13 @@ class FileMap:
     data_begin: int
     contigs: Mapping[str, ContigMap]
 
+    @cached_property
+    def in_file_order(self) -> tuple[tuple[ContigMap, ...], tuple[int, ...]]:
+        """The contigs' maps as they follow each other in the file, and the bytes at which they begin. Kept, because a
+        plan for many jobs asks for it in each."""
+        ordered = sorted(self.contigs.values(), key=first_offset)
+        return tuple(ordered), tuple(first_offset(contig) >> 16 for contig in ordered)
+
 
 def map_contigs(index: FileIndex, header: VcfHeader) -> dict[str, ContigMap]:
     """By name, the maps of the contigs that have records; one whose bins are not in the order of the file has none."""

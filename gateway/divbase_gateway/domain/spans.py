@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from divbase_gateway.domain.bgzf import MAX_BLOCK_BYTES
-from divbase_gateway.domain.index_maps import ContigMap, FileMap, chunks_of, first_offset, next_block
+from divbase_gateway.domain.index_maps import FileMap, chunks_of, next_block
 from divbase_gateway.domain.regions import MAX_POSITION, Region
 
 WHOLE_FROM = 0.7
@@ -91,7 +91,7 @@ def part_for(regions: Sequence[Region], file: FileMap, size: int, most_bins: int
     schemes = {(file.contigs[name].min_shift, file.contigs[name].depth) for name in bins} or {(14, 5)}
     if len(schemes) > 1:  # one index has one scheme
         return None
-    spans = _spans(wanted, _Blocks(file.contigs.values()), size)
+    spans = _spans(wanted, _Blocks(file), size)
     if sum(span.length for span in spans) > WHOLE_FROM * size:
         return None
     contigs = tuple(
@@ -112,14 +112,13 @@ def _chunks(region: Region, file: FileMap) -> Iterable[tuple[int, int, int]]:
 class _Blocks:
     """Where blocks begin, as far as maps know. Contigs follow each other in a file, so two of them are looked at."""
 
-    def __init__(self, contigs: Iterable[ContigMap]):
-        self._contigs = sorted(contigs, key=first_offset)
-        self._begins = [first_offset(contig) >> 16 for contig in self._contigs]
+    def __init__(self, file: FileMap):
+        self._contigs, self._begins = file.in_file_order
 
     def after(self, byte: int) -> list[int]:
         """Some bytes after this one at which a block begins; the next is not always among them."""
         at = bisect_right(self._begins, byte)
-        found = self._begins[at : at + 1]
+        found = list(self._begins[at : at + 1])
         block = next_block(self._contigs[at - 1], byte) if at else None
         return found if block is None else [*found, block]
 
