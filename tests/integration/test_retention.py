@@ -98,6 +98,10 @@ class Project:
         for _ in range(count):
             self.world.tick(after=DAY)
 
+    def jump_days(self, count: int) -> None:
+        """The same in one step, while the project keeps results for ever: no warning is due that could be missed."""
+        self.world.tick(after=count * DAY)
+
     def is_removed(self, job: str) -> bool:
         return bool(self.world.job(job).results_removed_at)
 
@@ -126,7 +130,7 @@ def aged(project: Project) -> str:
 def test_nothing_is_removed_unless_somebody_says_so(project: Project) -> None:
     """Guards: for ever is the default, of project and site."""
     job = project.answered()
-    project.pass_days(60)
+    project.jump_days(60)
     shown = project.job(job)
     assert (shown["expires_at"], shown["warn_from"], shown["pinned"]) == (None, None, False)
     assert project.get(f"jobs/{job}/result").status_code == 200
@@ -176,7 +180,7 @@ def test_what_other_jobs_made_is_no_result(project: Project, tmp_path: Path) -> 
     reconciling.work_on_index(world, job, index)
     assert project.lab.info("b.vcf.gz")["state"] == "READY"
     project.keep(1)
-    project.pass_days(20)
+    project.pass_days(9)
     assert not project.is_removed(job)
     index_key = project.lab.info("b.vcf.gz")["index_key"]
     assert len(project.lab.objects(index_key)) == 1
@@ -189,7 +193,7 @@ def test_what_other_jobs_made_is_no_result(project: Project, tmp_path: Path) -> 
 def test_a_change_says_first_what_it_would_remove(project: Project) -> None:
     """Guards: count, bytes and date, of a dry run and of the change alike; a dry run changes nothing."""
     old = project.answered()
-    project.pass_days(20)
+    project.jump_days(20)
     project.answered(name="young")
     now = project.world.clock.now()
     planned = project.keep(25, dry_run=True)
@@ -209,7 +213,7 @@ def test_a_change_says_first_what_it_would_remove(project: Project) -> None:
 def test_what_a_change_makes_due_at_once_has_a_week(project: Project) -> None:
     """Guards: a result far over its new time is warned of at once, and removed no sooner than a week later."""
     job = project.answered()
-    project.pass_days(60)
+    project.jump_days(60)
     project.keep(1)
     now = project.world.clock.now()
     shown = project.job(job)
@@ -225,11 +229,11 @@ def test_what_a_change_makes_due_at_once_has_a_week(project: Project) -> None:
 def test_a_change_back_keeps_everything(project: Project) -> None:
     """Guards: who takes it back within the week has lost nothing, and the next change has a week of its own."""
     job = project.answered()
-    project.pass_days(30)
+    project.jump_days(30)
     project.keep(1)
     project.pass_days(6)
     project.keep(0)
-    project.pass_days(3)
+    project.jump_days(3)
     project.keep(1)
     project.pass_days(6)
     assert not project.is_removed(job)
@@ -239,7 +243,7 @@ def test_the_site_s_own_number_has_its_week_too(project: Project) -> None:
     """Guards: a setting that an operator changes removes nothing at once, and a project may keep for ever all the
     same."""
     job = project.answered()
-    project.pass_days(30)
+    project.jump_days(30)
     world = project.world
     policy = replace(world.gateway.policy, result_days=10)
     world.reconciler = Reconciler(
@@ -372,7 +376,7 @@ def test_a_pinned_result_stays(project: Project) -> None:
     job = project.answered()
     assert pin(project, job).json()["pinned"] is True
     assert pin(project, job).status_code == 200
-    project.pass_days(30)
+    project.pass_days(9)
     assert project.get(f"jobs/{job}/result").status_code == 200
     shown = project.job(job)
     assert (shown["pinned"], shown["expires_at"]) == (True, None)
@@ -386,7 +390,7 @@ def test_unpinned_it_has_its_whole_time_again(project: Project) -> None:
     project.keep(10)
     job = project.answered()
     pin(project, job)
-    project.pass_days(30)
+    project.pass_days(12)
     assert pin(project, job, method="DELETE").json()["pinned"] is False
     project.pass_days(9)
     assert not project.is_removed(job)
@@ -400,7 +404,7 @@ def test_a_job_may_be_pinned_before_it_ends(project: Project) -> None:
     job = project.world.submit()
     assert pin(project, job).status_code == 200
     project.settle(job)
-    project.pass_days(20)
+    project.pass_days(9)
     assert not project.is_removed(job)
 
 
