@@ -6,17 +6,19 @@ A store that goes away or a gateway that dies in the middle leaves nothing that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from divbase_gateway.bootstrap import job_policy
 from divbase_gateway.db.models import JobRow, ProjectRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.reconciler import Pace, Reconciler
 from divbase_gateway.services import retention
+from divbase_gateway.settings import JobSettings, Settings
 from httpx import Response
 from sqlalchemy import select
 
@@ -245,7 +247,7 @@ def test_the_site_s_own_number_has_its_week_too(project: Project) -> None:
     job = project.answered()
     project.jump_days(30)
     world = project.world
-    policy = replace(world.gateway.policy, result_days=10)
+    policy = job_policy(Settings(jobs=JobSettings(result_days=10)))
     world.reconciler = Reconciler(
         world.gateway.sessions, world.scheduler, world.gateway.store, world.clock, policy, Pace(), "the first"
     )
