@@ -130,8 +130,8 @@ def _removes(retention: Retention) -> list[str]:
     ]
     if retention.soon_results:
         lines.append(
-            f"{_count(retention.soon_results)} of them ({size(retention.soon_bytes)}) within a week from now, unless "
-            "they are used. `divbase jobs pin JOB` keeps one."
+            f"{_count(retention.soon_results)} of them ({size(retention.soon_bytes)}) within a week from now. "
+            "`divbase jobs pin JOB` keeps one."
         )
     return lines
 
@@ -155,7 +155,7 @@ def kept(job: Job) -> str | None:
         return f"removed on {local_time(job.results_removed_at)}; `divbase jobs rerun {job.id}` makes it again"
     if job.pinned:
         return "for ever (pinned)"
-    return None if job.expires_at is None else f"until {local_time(job.expires_at)}, or longer if it is used"
+    return None if job.expires_at is None else f"until {local_time(job.expires_at)} at least"
 
 
 def mark(job: Job, now: datetime) -> str | None:
@@ -179,6 +179,6 @@ def warn(session: Session, job: Job) -> None:
     if job.expires_at is None or not ends_soon(job, datetime.now(UTC)):
         return
     session.output.warn(
-        f"the result of job {job.id} is removed on {local_time(job.expires_at)} unless it is used before; "
+        f"the result of job {job.id} is to be removed on {local_time(job.expires_at)}; "
         f"`divbase jobs pin {job.id}` keeps it."
     )

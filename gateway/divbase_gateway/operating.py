@@ -32,7 +32,7 @@ from divbase_gateway.domain.errors import InvalidRequest, SchedulerUnavailable
 from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.logs import set_up_logs
 from divbase_gateway.ports import Scheduler
-from divbase_gateway.services import audit, corrections, drain, usage
+from divbase_gateway.services import audit, corrections, drain, storage, usage
 from divbase_gateway.settings import Settings, load
 
 Config = Annotated[
@@ -146,7 +146,8 @@ def show_usage(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Core-hours, processor hours and efficiency by project or user and month, from the scheduler's accounting.
+    """Core-hours, processor hours and efficiency by project or user and month, from the scheduler's accounting; of
+    projects also what they keep at the moment, in the present month's lines.
 
     Example: divbase-gateway usage --months 3 --by user
     """
@@ -155,6 +156,9 @@ def show_usage(
     with _database(values) as database:
         missing = _fill_in(database, values, chosen[0].start)
         lines = usage.by_month(database, chosen, by.value)
+        present = Month.of(bootstrap.SystemClock().now())
+        if by is Grouping.PROJECT and present in chosen:
+            lines = usage.with_storage(database, lines, present)
     if as_json:
         typer.echo(json.dumps([asdict(line) for line in lines], indent=2))
     elif lines:
@@ -191,11 +195,13 @@ def _fill_in(database: Database, values: Settings, since: datetime) -> int:
 
 
 def _print_usage(lines: Sequence[usage.Line], by: Grouping) -> None:
-    table = Table("month", by.value, "jobs", "attempts", "core-hours", "CPU-hours", "efficiency")
+    keeps = ("keeps",) if by is Grouping.PROJECT else ()
+    table = Table("month", by.value, "jobs", "attempts", "core-hours", "CPU-hours", "efficiency", *keeps)
     for line in lines:
         efficiency = "-" if line.efficiency is None else f"{line.efficiency:.0%}"
         numbers = (str(line.jobs), str(line.attempts), f"{line.core_hours:.2f}", f"{line.cpu_hours:.2f}", efficiency)
-        table.add_row(line.month, line.name, *numbers)
+        kept = "-" if line.stored_bytes is None else storage.amount(line.stored_bytes)
+        table.add_row(line.month, line.name, *numbers, *((kept,) if keeps else ()))
     _print(table)
 
 

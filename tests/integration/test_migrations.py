@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from datetime import datetime
+
 import pytest
 from divbase_gateway.db import migrate
-from divbase_gateway.db.models import Base
+from divbase_gateway.db.models import Base, JobRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import Conflict, DatabaseUnavailable
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
 
 
 def tables(url: str) -> set[str]:
@@ -90,3 +93,49 @@ def test_a_database_that_is_not_there_is_our_error() -> None:
     """A driver's error does not leave the database layer."""
     with pytest.raises(DatabaseUnavailable):
         migrate.upgrade("postgresql+psycopg://nobody@/nothing?host=/nonexistent")
+
+
+def test_what_jobs_left_before_is_counted(empty_url: str) -> None:
+    """Results from before there was a retention have sizes, and were last used when their jobs ended; index jobs have
+    none that could be removed."""
+    migrate.upgrade(empty_url, "0006")
+    database = Database(empty_url)
+    index = [{"role": "index", "key": "x", "version_id": "v", "size": 7, "sha256": "0"}]
+    log = [{"role": "log", "key": "x", "version_id": "v", "size": 2, "sha256": "0"}]
+    provenance = [{"role": "provenance", "key": "x", "version_id": "v", "size": 1, "sha256": "0"}]
+    result = [{"role": "result", "key": "x", "version_id": "v", "size": 100, "sha256": "0"}]
+    left = [
+        ("query", "SUCCEEDED", result + index + log + provenance),
+        ("query", "FAILED", log),
+        ("index", "SUCCEEDED", index + log),
+        ("query", "RUNNING", []),
+    ]
+    with database.engine.begin() as connection:
+        connection.execute(_OLD_USER, {"then": THEN})
+        connection.execute(_OLD_PROJECT, {"then": THEN})
+        for number, (kind, state, results) in enumerate(left, start=1):
+            values = {"id": number, "kind": kind, "state": state, "results": json.dumps(results), "then": THEN}
+            connection.execute(_OLD_JOB, values)
+    migrate.upgrade(empty_url)
+    with database.read() as session:
+        jobs = session.scalars(select(JobRow).order_by(JobRow.id)).all()
+    database.close()
+    ended = datetime.fromisoformat(f"{THEN}+00:00")
+    assert [(job.result_bytes, job.record_bytes, job.results_used_at) for job in jobs] == [
+        (107, 3, ended),
+        (0, 2, None),
+        (0, 2, None),
+        (0, 0, None),
+    ]
+
+
+THEN = "2024-05-01 12:00:00"
+_OLD_USER = text("INSERT INTO users VALUES (1, 'u', 'a@example.org', '', false, true, :then)")
+_OLD_PROJECT = text(
+    "INSERT INTO projects (id, name, description, bucket, created_at) VALUES (1, 'owls', '', 'b', :then)"
+)
+_OLD_JOB = text(
+    "INSERT INTO jobs (id, public_id, project_id, user_id, kind, name, plan, plan_digest, state, attempt, cores, "
+    "memory_mb, minutes, created_at, state_since, ended_at, progress_done, progress_total, results) VALUES (:id, :id, "
+    "1, 1, :kind, 'x', '{}', '', :state, 1, 1, 1, 1, :then, :then, :then, 0, 0, :results)"
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -213,10 +214,24 @@ def test_usage_by_project_and_by_user(site: Site) -> None:
         "core_hours": 2.0,
         "cpu_hours": 0.5,
         "efficiency": 0.25,
+        "stored_bytes": 0,
     }
     printed = site.print("usage", "--by", "user", "--months", "2")
     assert "ada@example.org │ 1    │ 1        │ 2.00       │ 0.50      │ 25%" in printed
     assert "is no month" in site.run("usage", "--month", "May").stderr
+
+
+def test_usage_says_what_projects_keep(site: Site) -> None:
+    """Guards: in the present month's lines, also of a project that used nothing; not by user, not of months past."""
+    now = SystemClock().now()
+    site.books.attempt("pelican", "ada@example.org", started_at=now - timedelta(hours=1), ended_at=now)
+    quiet = site.books.attempt("quail", "ada@example.org", started_at=None)
+    with site.database.write() as session:
+        session.get_one(JobRow, site.books.job_of(quiet)).result_bytes = 2_500_000
+    assert [(line["name"], line["stored_bytes"]) for line in site.json("usage")] == [("pelican", 0), ("quail", 2500000)]
+    assert re.search(r"quail .* 2\.5 MB", site.print("usage"))
+    assert "keeps" not in site.print("usage", "--by", "user")
+    assert site.json("usage", "--month", "2020-05") == []
 
 
 def test_usage_asks_accounting_for_what_it_could_not_tell(site: Site) -> None:

@@ -239,7 +239,10 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> VariantFile:
 
 @pytest.fixture
 def world(database: Database, variants: VariantFile) -> World:
-    lab = lab_in_memory(database)
+    return world_of(lab_in_memory(database), variants)
+
+
+def world_of(lab: Lab, variants: VariantFile) -> World:
     assert variants.index is not None
     for path in (variants.index, variants.path):
         lab.upload_file(path)

@@ -149,7 +149,7 @@ def test_a_result_that_ends_soon_is_marked_and_warned_of(shell: Shell, has: Call
     assert f"\t! until {expires.astimezone():%Y-%m-%d}\t" in shell("jobs", "ls").stdout
     for command in ("show", "result"):
         shown = shell("jobs", command, name)
-        assert "warning: the result of job j1 is removed on " in shown.stderr
+        assert "warning: the result of job j1 is to be removed on " in shown.stderr
         assert "`divbase jobs pin j1` keeps it" in shown.stderr
     assert "Result kept:  until " in shell("jobs", "show", name).stdout
 

@@ -4,20 +4,26 @@ because it was away when an attempt ended, asked for again."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
 from divbase_gateway.db import usage as rows
 from divbase_gateway.db.models import AttemptRow
 from divbase_gateway.db.session import Database
+from divbase_gateway.db.storage import stored_by_project
 from divbase_gateway.domain.allocations import Month
 from divbase_gateway.ports import PastRun, Scheduler, Sighting
 
 
 @dataclass(frozen=True)
 class Line:
-    """What one project or user used in one month. `efficiency`: processor time by core-time, None where not known."""
+    """What one project or user used in one month.
+
+    Attributes:
+        efficiency: processor time by core-time, None where not known.
+        stored_bytes: what a project keeps at the moment, None in all lines but those of the present month.
+    """
 
     month: str
     name: str
@@ -26,6 +32,7 @@ class Line:
     core_hours: float
     cpu_hours: float
     efficiency: float | None
+    stored_bytes: int | None = None
 
 
 def by_month(database: Database, months: Sequence[Month], by: Literal["project", "user"]) -> list[Line]:
@@ -33,6 +40,18 @@ def by_month(database: Database, months: Sequence[Month], by: Literal["project",
     counted = rows.used_by_project if by == "project" else rows.used_by_user
     with database.read() as session:
         return [_line(month, used) for month in months for used in counted(session, month.start, month.end)]
+
+
+def with_storage(database: Database, lines: Sequence[Line], present: Month) -> list[Line]:
+    """The lines with what each project keeps, in the present month's; the projects that keep something and used nothing
+    have lines too."""
+    with database.read() as session:
+        stored = stored_by_project(session)
+    asked = [line for line in lines if line.month == str(present)]
+    told = [replace(line, stored_bytes=stored.get(line.name, 0)) for line in asked]
+    used_nothing = sorted({name for name, size in stored.items() if size} - {line.name for line in asked})
+    told += [Line(str(present), name, 0, 0, 0.0, 0.0, None, stored[name]) for name in used_nothing]
+    return [line for line in lines if line.month != str(present)] + sorted(told, key=lambda line: line.name)
 
 
 def _line(month: Month, used: rows.Used) -> Line:

@@ -13,6 +13,9 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
+# With the columns of the conditions too: SQLite looks at the row for those that are not there.
+_EXPIRING_COLUMNS = ["project_id", "results_used_at", "result_bytes", "id", "pinned_at", "results_removed_at"]
+_PINNED_COLUMNS = ["project_id", "pinned_at", "results_used_at", "results_removed_at"]
 _EXPIRING = "results_used_at IS NOT NULL AND pinned_at IS NULL AND results_removed_at IS NULL"
 _REMOVING = "results_removed_at IS NOT NULL AND results_cleared_at IS NULL"
 _OPEN = "completed_at IS NULL"
@@ -40,9 +43,10 @@ def upgrade() -> None:
     _count_what_is_there()
     op.create_index("ix_file_versions_stored", "file_versions", ["file_id", "id", "size", "index_bytes"])
     op.create_index("ix_jobs_stored", "jobs", ["project_id", "result_bytes", "record_bytes"])
-    _partial_index("ix_jobs_expiring", "jobs", ["project_id", "results_used_at", "result_bytes", "id"], _EXPIRING)
+    _partial_index("ix_jobs_expiring", "jobs", _EXPIRING_COLUMNS, _EXPIRING)
+    _partial_index("ix_jobs_pinned", "jobs", _PINNED_COLUMNS, "pinned_at IS NOT NULL")
     _partial_index("ix_jobs_removing", "jobs", ["id"], _REMOVING)
-    _partial_index("ix_uploads_open", "uploads", ["project_id", "created_at", "size"], _OPEN)
+    _partial_index("ix_uploads_open", "uploads", ["project_id", "created_at", "size", "completed_at"], _OPEN)
 
 
 def _partial_index(name: str, table: str, columns: list[str], where: str) -> None:
@@ -90,7 +94,7 @@ def _counted(row: sa.Row[tuple[int, str, list[dict[str, Any]]]]) -> dict[str, in
 
 def downgrade() -> None:
     op.drop_index("ix_uploads_open", table_name="uploads")
-    for name in ("ix_jobs_removing", "ix_jobs_expiring", "ix_jobs_stored"):
+    for name in ("ix_jobs_removing", "ix_jobs_pinned", "ix_jobs_expiring", "ix_jobs_stored"):
         op.drop_index(name, table_name="jobs")
     op.drop_index("ix_file_versions_stored", table_name="file_versions")
     for name in ("results_removed_days", *_JOB_TIMES, "record_bytes", "result_bytes"):
