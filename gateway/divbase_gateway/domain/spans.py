@@ -107,7 +107,7 @@ def name_all(part: Part, names: Sequence[str]) -> Part:
     asked, or on whether a part was read.
     """
     known = {contig.name: contig for contig in part.contigs}
-    added = [known.pop(name, None) or IndexedContig(name, at, ()) for at, name in enumerate(names)]
+    added = [known.pop(name, IndexedContig(name, at, ())) for at, name in enumerate(names)]
     return replace(part, contigs=(*known.values(), *added))
 
 
