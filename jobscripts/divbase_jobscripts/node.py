@@ -587,8 +587,8 @@ def start_thread(work):
     try:
         thread.start()
     except RuntimeError as exc:  # which has no errno
-        words = "The helper got no more threads on %s: no memory is left for them, or the limit of processes (ulimit -u) "
-        raise Failed("out_of_memory", (words + "is reached.") % socket.gethostname()) from exc
+        words = "The helper got no more threads on %s: there is no memory, or no room under the limit of processes."
+        raise Failed("out_of_memory", words % socket.gethostname()) from exc
     return thread
 
 
@@ -1653,8 +1653,8 @@ def lacks_descriptors(exc):
 
 def too_many_files(words):
     return (
-        "This job needs more open files than it may have on %s (%d, ulimit -n): %s. Choose fewer files or samples, or ask "
-        "the site's administrator for a higher limit." % (socket.gethostname(), open_files(), words)
+        "This job needs more open files than it may have on %s (%d, ulimit -n): %s. Choose fewer files or samples, or "
+        "ask the site's administrator for a higher limit." % (socket.gethostname(), open_files(), words)
     )
 
 
