@@ -302,10 +302,11 @@ def by_node(plan: Plan, bcftools: Bcftools, scratch: Path) -> Answer:
     (scratch / "job/divbase_node.py").write_bytes(node_helper_source())
     with NodeGateway() as gateway:
         for entry in plan.inputs:
-            index = bcftools.folder / entry.index.key if entry.part is None else None
-            part = None if entry.part is None else part_to_dict(entry.part)
+            read = entry.source
+            index = bcftools.folder / read.index.key if read.part is None else None
+            part = None if read.part is None else part_to_dict(read.part)
             samples = None if entry.samples is None else list(entry.samples)
-            gateway.add_input(bcftools.folder / entry.key, samples=samples, index=index, part=part, begins=entry.begins)
+            gateway.add_input(bcftools.folder / read.key, samples=samples, index=index, part=part, begins=read.begins)
         _, manifest = gateway.answer("claim", {"claimant": "c"}, f"Bearer {TOKEN}")
         (scratch / "job/job.json").write_text(json.dumps(gateway.ticket()))
         (scratch / "work/state.json").write_text(json.dumps({"manifest": manifest}))
