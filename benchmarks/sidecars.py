@@ -26,7 +26,8 @@ from benchmarks.query import NEAR
 from benchmarks.query_ways import ByJob, ByNode, Question, Reader, Scene, Taken, emptied
 from benchmarks.stack import Stack, running_stack, say
 
-PERCENTS = (1, 10, 100)
+CELLS = tuple((percent, share) for percent in (1, 10, 100) for share in (100, 10))
+"""Percent of the genome and of the samples."""
 LEVELS = (0, 1, 2, 3, 6)
 PROJECTS = ("plain", "copied")
 _LOOK_S = 0.2
@@ -38,9 +39,14 @@ class Outcome:
     """One question: for each project what stage and run took, round by round; and the digests of all results."""
 
     percent: float
+    share: int
     steps: dict[str, list[Taken]]
     jobs: dict[str, list[Taken]]
     digests: frozenset[str]
+
+    @property
+    def title(self) -> str:
+        return f"{self.percent:g} % / {self.share} %{' VOID' if self.void else ''}"
 
     @property
     def void(self) -> bool:
@@ -61,7 +67,7 @@ def measure(folder: Path, quick: bool) -> Section:
     """Simulate, upload, let the copy be written, and ask."""
     population = Population("1 file, 20 samples, 8,000 sites", 1, 20, 8_000)
     if not quick:
-        population = Population("1 file, 200 samples, 100,000 sites", 1, 200, 100_000)
+        population = Population("1 file, 100 samples, 100,000 sites", 1, 100, 100_000)
     rounds = 1 if quick else 3
     say(f"simulating {population.title}")
     [file] = population.write(folder / "files")
@@ -76,7 +82,7 @@ def measure(folder: Path, quick: bool) -> Section:
         client = stays.enter_context(stack.client())
         scenes = {name: _scene(stack, client, network, name, file, folder / "work") for name in PROJECTS}
         written = _write_copy(client, file)
-        outcomes = [_ask(scenes, percent, rounds) for percent in PERCENTS]
+        outcomes = [_ask(scenes, percent, share, rounds) for percent, share in CELLS]
         bcftools = scenes["plain"].bcftools
     levels = [_level(bcftools, file, level, folder, rounds) for level in LEVELS]
     text = [_cpu(bcftools, "view", "--no-version", "-Ou", "-o", os.devnull, str(file.path)) for _ in range(rounds)]
@@ -121,8 +127,10 @@ def _write_copy(client: Client, file: GenomeFile) -> Written:
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 
-def _ask(scenes: dict[str, Scene], percent: float, rounds: int) -> Outcome:
-    question = Question(region_of(percent), None)
+def _ask(scenes: dict[str, Scene], percent: float, share: int, rounds: int) -> Outcome:
+    [file] = scenes["plain"].files
+    some = (file.samples[: max(1, len(file.samples) * share // 100)],)
+    question = Question(region_of(percent), None if share == 100 else some)
     jobs = {name: ByJob(scene) for name, scene in scenes.items()}
     nodes = {name: ByNode(scene, jobs[name]) for name, scene in scenes.items()}
     by_job: dict[str, list[Taken]] = {name: [] for name in scenes}
@@ -134,9 +142,9 @@ def _ask(scenes: dict[str, Scene], percent: float, rounds: int) -> Outcome:
                 settle()
                 taken.append(way.answer(question, emptied(scenes[name].folder)))
                 digests.add(reader.digest(taken[-1].result))
-    outcome = Outcome(percent, by_node, by_job, frozenset(digests))
+    outcome = Outcome(percent, share, by_node, by_job, frozenset(digests))
     cpu = ", ".join(f"{name} {spread([one.cpu for one in each])} s" for name, each in by_node.items())
-    say(f"{percent:g} %{' VOID' if outcome.void else ''}: CPU of stage and run {cpu}")
+    say(f"{outcome.title}: CPU of stage and run {cpu}")
     return outcome
 
 
@@ -206,9 +214,17 @@ def _questions(outcomes: Sequence[Outcome]) -> Table:
             less = [base.cpu / own.cpu for base, own in zip(plain, taken, strict=True)]
             faster = [base.wall / own.wall for base, own in zip(plain, taken, strict=True)]
             cells = [[one.cpu for one in taken], less, [one.wall for one in taken], faster, [one.wall for one in job]]
-            row = [f"{outcome.percent:g} %{' VOID' if outcome.void else ''}: {what}", *map(str, map(spread, cells))]
+            row = [f"{outcome.title}: {what}", *map(str, map(spread, cells))]
             rows.append((*row, f"{taken[0].traffic.received / 1e6:.2f}"))
-    columns = ("region: what is read", "CPU, s", "times less", "wall, s", "times faster", "job, s", "from S3, MB")
+    columns = (
+        "region / samples: what is read",
+        "CPU, s",
+        "times less",
+        "wall, s",
+        "times faster",
+        "job, s",
+        "from S3, MB",
+    )
     return Table("A query with and without a copy: stage and run", columns, tuple(rows))
 
 
@@ -226,5 +242,5 @@ def _raw(outcome: Outcome) -> dict[str, Any]:
     def plain(taken: dict[str, list[Taken]]) -> dict[str, Any]:
         return {name: [{**asdict(one), "result": one.result.name} for one in each] for name, each in taken.items()}
 
-    about = {"percent": outcome.percent, "void": outcome.void}
+    about = {"percent": outcome.percent, "share": outcome.share, "void": outcome.void}
     return {**about, "steps": plain(outcome.steps), "jobs": plain(outcome.jobs)}
