@@ -319,10 +319,11 @@ def by_node(plan: Plan, bcftools: Bcftools, scratch: Path, shards: Sequence[Path
         for number, path in enumerate(shards, start=1):
             gateway.add_input(path, key=f"shards/{number}.bcf")
         for entry in () if shards else plan.inputs:
-            index = bcftools.folder / entry.index.key if entry.part is None else None
-            part = None if entry.part is None else part_to_dict(entry.part)
+            read = entry.source
+            index = bcftools.folder / read.index.key if read.part is None else None
+            part = None if read.part is None else part_to_dict(read.part)
             samples = None if entry.samples is None else list(entry.samples)
-            gateway.add_input(bcftools.folder / entry.key, samples=samples, index=index, part=part, begins=entry.begins)
+            gateway.add_input(bcftools.folder / read.key, samples=samples, index=index, part=part, begins=read.begins)
         _, manifest = gateway.answer("claim", {"claimant": "c"}, f"Bearer {TOKEN}")
         (scratch / "job/job.json").write_text(json.dumps(gateway.ticket()))
         (scratch / "work/state.json").write_text(json.dumps({"manifest": manifest}))
