@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from divbase_client import models
 from fastapi import APIRouter, Query, Response
 
+from divbase_gateway.api.answers import answer
 from divbase_gateway.api.auth import Querier, Reader
 from divbase_gateway.api.deps import ReadSession, TheGateway, WriteSession
 from divbase_gateway.api.idempotency import Once, earlier_answer, idempotently
@@ -55,15 +56,15 @@ def run_query(body: models.NewJob, caller: Querier, gateway: TheGateway, once: O
             query = body.model_dump(mode="json", exclude={"fresh"})
             fitted = queries.fit_plan(plan, project, gateway.policy)
             job = jobs.accept_query_job(session, project, user, query, fitted, gateway.policy, once.now)
-            return detail_of(job, drain.holding(session, [job]))
+            return _detail(job, drain.holding(session, [job]), fitted)
 
-        answer = idempotently(once, session, caller, body, create, lambda detail: 200 if detail.reused else 201)
+        told = idempotently(once, session, caller, body, create, lambda detail: 200 if detail.reused else 201)
     if answered is None:
         gateway.wake()
-    return answer
+    return told
 
 
-@router.get("/projects/{project}/jobs")
+@router.get("/projects/{project}/jobs", response_model=models.Page[models.Job])
 def list_jobs(
     caller: Reader,
     session: ReadSession,
@@ -71,7 +72,7 @@ def list_jobs(
     state: Annotated[list[models.JobState] | None, Query(description="Only jobs in these states")] = None,
     mine: Annotated[bool, Query(description="Only the caller's own")] = False,
     kind: Annotated[Literal["query", "index", "repair"] | None, Query(description="Only jobs of this kind")] = None,
-) -> models.Page[models.Job]:
+) -> Response:
     """The project's jobs, newest first."""
     found = jobs.list_jobs(
         session,
@@ -83,14 +84,14 @@ def list_jobs(
         kind=kind,
     )
     held_back = drain.holding(session, found)
-    return paging.page(found, lambda job: job_of(job, held_back), lambda job: job.id)
+    return answer(paging.page(found, lambda job: job_of(job, held_back), lambda job: job.id))
 
 
-@router.get("/projects/{project}/jobs/{job}")
-def show_job(job: str, caller: Reader, session: ReadSession) -> models.JobDetail:
+@router.get("/projects/{project}/jobs/{job}", response_model=models.JobDetail)
+def show_job(job: str, caller: Reader, session: ReadSession) -> Response:
     """One job with its plan, attempts and results."""
     found = jobs.get_job(session, caller.project, job)
-    return detail_of(found, drain.holding(session, [found]))
+    return answer(detail_of(found, drain.holding(session, [found])))
 
 
 @router.post("/projects/{project}/jobs/{job}/cancel")
@@ -112,9 +113,9 @@ def rerun_job(
         again = jobs.rerun(session, caller.project, job, caller.user, caller.role, gateway.policy, once.now, wish)
         return detail_of(again, drain.holding(session, [again]))
 
-    answer = idempotently(once, session, caller, body, create)
+    told = idempotently(once, session, caller, body, create)
     after_commit(session, gateway.wake)
-    return answer
+    return told
 
 
 @router.get("/projects/{project}/jobs/{job}/log")

@@ -49,6 +49,15 @@ _ONE_JOB = (
 )
 _ONE_JOB_LOCKED = _ONE_JOB.with_for_update(of=JobRow)
 
+# What every change of a job begins with, several times in its life.
+_LOCKED_WHOLE = (
+    select(JobRow)
+    .where(JobRow.id == bindparam("job_id"))
+    .options(joinedload(JobRow.project), joinedload(JobRow.user), selectinload(JobRow.attempts))
+    .with_for_update(of=JobRow)
+)
+_LOCKED = _LOCKED_WHOLE.options(defer(JobRow.query), defer(JobRow.plan))
+
 
 def get_job(session: Session, project_id: int, public_id: str, *, lock: bool = False) -> JobRow | None:
     """The job with its project, user and attempts; `lock` holds the row until the transaction ends.
@@ -123,14 +132,12 @@ def next_to_submit(session: Session, limit: int) -> list[int]:
     )
 
 
-def lock_job(session: Session, job_id: int) -> JobRow | None:
-    """The job with project, user and attempts, held until the transaction ends."""
-    return session.scalar(
-        select(JobRow)
-        .where(JobRow.id == job_id)
-        .options(joinedload(JobRow.project), joinedload(JobRow.user), selectinload(JobRow.attempts))
-        .with_for_update(of=JobRow)
-    )
+def lock_job(session: Session, job_id: int, *, whole: bool = False) -> JobRow | None:
+    """The job with project, user and attempts, held until the transaction ends.
+
+    Question and plan are read when they are asked for, in the same session; `whole` reads them at once.
+    """
+    return session.scalar(_LOCKED_WHOLE if whole else _LOCKED, {"job_id": job_id})
 
 
 def jobs_in_state(session: Session, *states: JobState) -> list[JobRow]:

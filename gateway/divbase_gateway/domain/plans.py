@@ -28,7 +28,7 @@ _LATER = ("shards", "model_s", "expected_s")
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
     """A JSON-compatible copy; `plan_from_dict` gives an equal plan back."""
-    return {name: _plain(getattr(plan, name)) for name in _names(Plan)}
+    return {name: _plain(getattr(plan, name)) for name in _NAMES[Plan]}
 
 
 def plan_from_dict(data: Mapping[str, Any]) -> Plan:
@@ -37,10 +37,10 @@ def plan_from_dict(data: Mapping[str, Any]) -> Plan:
     Raises:
         KeyError, TypeError, ValueError: this is no stored plan.
     """
-    values = {name: _frozen(data[name]) for name in _names(Plan) if name in data or name not in _LATER}
+    values = {name: _frozen(data[name]) for name in _NAMES[Plan] if name in data or name not in _LATER}
     values["inputs"] = tuple(_input_from_dict(entry) for entry in data["inputs"])
     values["processes"] = tuple(
-        Process(**{name: _frozen(entry[name]) for name in _names(Process)}) for entry in data["processes"]
+        Process(**{name: _frozen(entry[name]) for name in _NAMES[Process]}) for entry in data["processes"]
     )
     values["combine"] = CombineKind(data["combine"])
     values["output"] = OutputFormat(data["output"])
@@ -103,17 +103,24 @@ def part_from_dict(data: Mapping[str, Any]) -> Part:
     return Part(tuple(Span(*span) for span in data["spans"]), contigs, data["min_shift"], data["depth"])
 
 
-def _names(kind: type) -> list[str]:
-    return [entry.name for entry in fields(kind)]
+_NAMES: Mapping[type, tuple[str, ...]] = {
+    kind: tuple(entry.name for entry in fields(kind)) for kind in (Plan, PlannedInput, Process, IndexRef)
+}
+
+
+_AS_THEY_ARE = frozenset({str, int, float, bool, type(None)})
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Part):
+    kind = type(value)
+    if kind in _AS_THEY_ARE:  # most of a plan of a hundred files are these
+        return value
+    if kind is tuple:
+        return [item if type(item) in _AS_THEY_ARE else _plain(item) for item in value]
+    if kind is Part:
         return part_to_dict(value)
-    if isinstance(value, PlannedInput | Process | IndexRef):
-        return {name: _plain(getattr(value, name)) for name in _names(type(value))}
-    if isinstance(value, tuple):
-        return [_plain(item) if not isinstance(item, str) else item for item in value]
+    if kind in (PlannedInput, Process, IndexRef):
+        return {name: _plain(getattr(value, name)) for name in _NAMES[kind]}
     return value.value if isinstance(value, CombineKind | OutputFormat | IndexKind) else value
 
 
@@ -122,7 +129,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _input_from_dict(data: Mapping[str, Any]) -> PlannedInput:
-    values = {name: _frozen(data[name]) for name in _names(PlannedInput) if name not in _NEWER}
+    values = {name: _frozen(data[name]) for name in _NAMES[PlannedInput] if name not in _NEWER}
     part = data.get("part")
     values["begins"] = tuple(data.get("begins", ()))
     values["part"] = None if part is None else part_from_dict(part)

@@ -71,7 +71,7 @@ def open_attempt(session: Session, job_id: int, policy: JobPolicy, now: datetime
 
     None if the job moved on, or submission is held back.
     """
-    job = rows.lock_job(session, job_id)
+    job = rows.lock_job(session, job_id, whole=True)  # its script is written from the plan, also after the transaction
     if job is None or job.state != JobState.ACCEPTED or drain.current(session) is not None:
         return None
     token = secrets.token_urlsafe(32)
