@@ -14,7 +14,8 @@ from divbase_gateway.api.idempotency import Once, earlier_answer, idempotently
 from divbase_gateway.api.pagination import Paging
 from divbase_gateway.api.presigned import presigned_of
 from divbase_gateway.api.queries import plan_for, plan_of
-from divbase_gateway.db.models import AttemptRow, JobRow
+from divbase_gateway.db.jobs import JobLine, line_of
+from divbase_gateway.db.models import JobRow
 from divbase_gateway.db.session import after_commit
 from divbase_gateway.domain.drain import Drain
 from divbase_gateway.domain.jobs import JobState
@@ -84,7 +85,7 @@ def list_jobs(
         kind=kind,
     )
     held_back = drain.holding(session, found)
-    return answer(paging.page(found, lambda job: job_of(job, held_back), lambda job: job.id))
+    return answer(paging.page(found, lambda line: models.Job(**_fields(line, held_back)), lambda line: line.id))
 
 
 @router.get("/projects/{project}/jobs/{job}", response_model=models.JobDetail)
@@ -150,7 +151,7 @@ def job_result(job: str, caller: Reader, session: ReadSession, gateway: TheGatew
 def job_of(job: JobRow, held_back: Drain | None = None) -> models.Job:
     """The wire form of a job; project, user and attempts have to be loaded. `held_back` is what an accepted one
     waits for."""
-    return models.Job(**_fields(job, held_back))
+    return models.Job(**_fields(line_of(job), held_back))
 
 
 def detail_of(job: JobRow, held_back: Drain | None = None) -> models.JobDetail:
@@ -160,7 +161,7 @@ def detail_of(job: JobRow, held_back: Drain | None = None) -> models.JobDetail:
 
 def _detail(job: JobRow, held_back: Drain | None, plan: Plan | None, *, reused: bool = False) -> models.JobDetail:
     return models.JobDetail(
-        **_fields(job, held_back),
+        **_fields(line_of(job), held_back),
         reused=reused,
         query=None if job.query is None else models.Query.model_validate(job.query),
         plan=None if plan is None else plan_of(plan),
@@ -169,10 +170,9 @@ def _detail(job: JobRow, held_back: Drain | None, plan: Plan | None, *, reused: 
     )
 
 
-def _fields(job: JobRow, held_back: Drain | None) -> dict[str, object]:
-    attempt = _current(job)
-    queued = attempt if job.state == JobState.QUEUED else None  # the row keeps its place until the next look
-    waiting = waiting_words(JobState(job.state), attempt.slurm_reason if attempt else None)
+def _fields(job: JobLine, held_back: Drain | None) -> dict[str, Any]:
+    queued = job.state == JobState.QUEUED  # else the row keeps its place until the next look
+    waiting = waiting_words(JobState(job.state), job.slurm_reason)
     if held_back is not None and job.state == JobState.ACCEPTED:
         waiting = held_back.words
     progress = None
@@ -180,35 +180,31 @@ def _fields(job: JobRow, held_back: Drain | None) -> dict[str, object]:
         progress = models.Progress(stage=job.progress_stage, done=job.progress_done, total=job.progress_total)
     return {
         "id": job.public_id,
-        "project": job.project.name,
+        "project": job.project,
         "kind": job.kind,
         "name": job.name,
         "state": job.state,
         "reason": job.reason,
         "message": job.message,
         "stuck": job.stuck,
-        "created_by": job.user.email,
+        "created_by": job.created_by,
         "created_at": job.created_at,
         "started_at": job.started_at,
         "ended_at": job.ended_at,
         "observed_at": job.observed_at,
         "attempt": job.attempt,
-        "slurm_job_id": attempt.slurm_job_id if attempt else None,
-        "slurm_state": attempt.slurm_state if attempt else None,
-        "slurm_reason": attempt.slurm_reason if attempt else None,
+        "slurm_job_id": job.slurm_job_id,
+        "slurm_state": job.slurm_state,
+        "slurm_reason": job.slurm_reason,
         "waiting": waiting,
-        "expected_start": queued.expected_start if queued else None,
-        "queue_place": queued.queue_place if queued else None,
-        "queue_length": queued.queue_length if queued else None,
-        "partition": attempt.partition if attempt else None,
-        "node": attempt.node if attempt else None,
+        "expected_start": job.expected_start if queued else None,
+        "queue_place": job.queue_place if queued else None,
+        "queue_length": job.queue_length if queued else None,
+        "partition": job.partition,
+        "node": job.node,
         "cores": job.cores,
         "memory_mb": job.memory_mb,
         "minutes": job.minutes,
         "progress": progress,
-        "cancel_requested": job.cancel_requested_at is not None,
+        "cancel_requested": job.cancel_requested,
     }
-
-
-def _current(job: JobRow) -> AttemptRow | None:
-    return next((attempt for attempt in job.attempts if attempt.number == job.attempt), None)

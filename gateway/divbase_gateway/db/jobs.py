@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Select, TextClause, bindparam, func, select, text, update
+from sqlalchemy import ColumnElement, TextClause, bindparam, func, select, text, update
 from sqlalchemy.orm import Session, contains_eager, defer, joinedload, load_only, selectinload
 
 from divbase_gateway.db.bulk import update_each
@@ -19,6 +19,8 @@ _AT_THE_SCHEDULER = (JobState.QUEUED, JobState.RUNNING, JobState.FINALIZING)
 # Long JSON and text, which takes more time to read than all the other columns of a page of jobs together.
 _LONG_IN_JOBS = (JobRow.query, JobRow.plan, JobRow.results)
 _LONG_IN_ATTEMPTS = (AttemptRow.report, AttemptRow.uploads, AttemptRow.log_tail)
+_OF_ATTEMPT = -8
+"""So many of the last columns of a `JobLine` are the attempt's."""
 _SHOWN_OF_ATTEMPTS = (
     AttemptRow.number,
     AttemptRow.slurm_job_id,
@@ -68,6 +70,82 @@ def get_job(session: Session, project_id: int, public_id: str, *, lock: bool = F
     return session.scalars(_ONE_JOB_LOCKED if lock else _ONE_JOB, names).unique().one_or_none()
 
 
+class JobLine(NamedTuple):
+    """What a line of a listing shows of a job and of its attempt that counts: columns, because whole rows with their
+    users and attempts take several times as long to read."""
+
+    id: int
+    public_id: str
+    project: str
+    kind: str
+    name: str
+    state: str
+    reason: str | None
+    message: str | None
+    stuck: str | None
+    created_by: str
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    observed_at: datetime | None
+    attempt: int
+    cores: int
+    memory_mb: int
+    minutes: int
+    progress_stage: str | None
+    progress_done: int
+    progress_total: int
+    cancel_requested: bool
+    slurm_job_id: str | None
+    slurm_state: str | None
+    slurm_reason: str | None
+    expected_start: datetime | None
+    queue_place: int | None
+    queue_length: int | None
+    partition: str | None
+    node: str | None
+
+
+_LINES = (
+    select(
+        JobRow.id,
+        JobRow.public_id,
+        ProjectRow.name,
+        JobRow.kind,
+        JobRow.name,
+        JobRow.state,
+        JobRow.reason,
+        JobRow.message,
+        JobRow.stuck,
+        UserRow.email,
+        JobRow.created_at,
+        JobRow.started_at,
+        JobRow.ended_at,
+        JobRow.observed_at,
+        JobRow.attempt,
+        JobRow.cores,
+        JobRow.memory_mb,
+        JobRow.minutes,
+        JobRow.progress_stage,
+        JobRow.progress_done,
+        JobRow.progress_total,
+        JobRow.cancel_requested_at.is_not(None),
+        AttemptRow.slurm_job_id,
+        AttemptRow.slurm_state,
+        AttemptRow.slurm_reason,
+        AttemptRow.expected_start,
+        AttemptRow.queue_place,
+        AttemptRow.queue_length,
+        AttemptRow.partition,
+        AttemptRow.node,
+    )
+    .join(JobRow.project)
+    .join(JobRow.user)
+    .outerjoin(AttemptRow, (AttemptRow.job_id == JobRow.id) & (AttemptRow.number == JobRow.attempt))
+    .order_by(JobRow.id.desc())
+)
+
+
 def list_jobs(
     session: Session,
     project_id: int,
@@ -77,21 +155,9 @@ def list_jobs(
     states: Sequence[str] = (),
     user_id: int | None = None,
     kind: str | None = None,
-) -> list[JobRow]:
-    """Newest first, those with an id below `before`, two queries, whatever the number of jobs.
-
-    They come without question, plan and results, and of the attempts with what a line of a listing shows; to ask for
-    more is an error.
-    """
-    attempts = selectinload(JobRow.attempts).options(load_only(*_SHOWN_OF_ATTEMPTS, raiseload=True))
-    without = [defer(column, raiseload=True) for column in _LONG_IN_JOBS]
-    query: Select[JobRow] = (
-        select(JobRow)
-        .where(JobRow.project_id == project_id)
-        .options(joinedload(JobRow.user), joinedload(JobRow.project), attempts, *without)
-        .order_by(JobRow.id.desc())
-        .limit(limit)
-    )
+) -> list[JobLine]:
+    """Newest first, those with an id below `before`: one query, whatever the number of jobs."""
+    query = _LINES.where(JobRow.project_id == project_id).limit(limit)
     if before is not None:
         query = query.where(JobRow.id < before)
     if states:
@@ -100,7 +166,37 @@ def list_jobs(
         query = query.where(JobRow.user_id == user_id)
     if kind is not None:
         query = query.where(JobRow.kind == kind)
-    return list(session.scalars(query))
+    return [JobLine._make(row) for row in session.connection().execute(query)]
+
+
+def line_of(job: JobRow) -> JobLine:
+    """What a listing shows of a job that was read whole, with project, user and attempts."""
+    attempt = next((each for each in job.attempts if each.number == job.attempt), None)
+    return JobLine(
+        job.id,
+        job.public_id,
+        job.project.name,
+        job.kind,
+        job.name,
+        job.state,
+        job.reason,
+        job.message,
+        job.stuck,
+        job.user.email,
+        job.created_at,
+        job.started_at,
+        job.ended_at,
+        job.observed_at,
+        job.attempt,
+        job.cores,
+        job.memory_mb,
+        job.minutes,
+        job.progress_stage,
+        job.progress_done,
+        job.progress_total,
+        job.cancel_requested_at is not None,
+        *(getattr(attempt, name, None) for name in JobLine._fields[_OF_ATTEMPT:]),
+    )
 
 
 def find_succeeded(session: Session, project_id: int, plan_digest: str) -> JobRow | None:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from divbase_gateway.db import files as file_rows
 from divbase_gateway.db import jobs as rows
+from divbase_gateway.db.jobs import JobLine
 from divbase_gateway.db.models import FileVersionRow, JobRow, ProjectRow, UserRow
 from divbase_gateway.domain.allocations import Resources
 from divbase_gateway.domain.errors import Conflict, Forbidden, NotFound
@@ -142,7 +143,7 @@ def list_jobs(
     states: Sequence[str] = (),
     user_id: int | None = None,
     kind: str | None = None,
-) -> list[JobRow]:
+) -> list[JobLine]:
     """The project's jobs, newest first; `before` is the row id that the last page ended with."""
     return rows.list_jobs(session, project.id, before=before, limit=limit, states=states, user_id=user_id, kind=kind)
 
