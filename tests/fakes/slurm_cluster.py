@@ -313,12 +313,38 @@ def _new_job(state: State, options: dict[str, str], script: str, job_id: str) ->
 def squeue(folder: Path, state: State, argv: list[str]) -> None:
     options, _ = _options(argv, ("noheader", "me", "states", "name", "Format"))
     age = state["faults"].get("min_job_age_s", 300)
-    for job in state["jobs"]:
+    for job in _with_waiting_tasks_as_one(state["jobs"]):
         forgotten = job["state"] in ENDED and time.time() - job["end"] >= age
         if not forgotten and options.get("name", job["name"]) == job["name"]:
             values = _squeue_values(job)
             fields = [field.split(":") for field in options["Format"].split(",")]
             print("".join(values[name] + suffix for name, suffix in fields))
+
+
+def _with_waiting_tasks_as_one(jobs: list[Job]) -> Iterator[Job]:
+    """The jobs as SLURM lists them: tasks of an array that wait are one line, `7_[2-3,9]`."""
+    shown = set()
+    for job in jobs:
+        array, _, task = job["id"].partition("_")
+        if not task or job["state"] != "PENDING":
+            yield job
+        elif (array, job["name"]) not in shown:
+            shown.add((array, job["name"]))
+            alike = [each for each in jobs if each["id"].startswith(f"{array}_") and each["name"] == job["name"]]
+            tasks = [each["id"] for each in alike if each["state"] == "PENDING"]
+            numbers = _ranges([int(each.partition("_")[2]) for each in tasks])
+            yield {**job, "id": f"{array}_[{numbers}]", "tasks": tasks}
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`2-3,9`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _squeue_values(job: Job) -> dict[str, str]:
@@ -344,8 +370,9 @@ def sacct(folder: Path, state: State, argv: list[str]) -> None:
     begin = time.time() - int(options["starttime"].removeprefix("now-").removesuffix("seconds"))
     if state["faults"].get("dbd_away"):
         _fail(DATABASE)
-    for job in state["jobs"]:
-        chosen = job["id"] in options.get("jobs", job["id"]).split(",")
+    wanted = {each for each in options.get("jobs", "").split(",") if each}
+    for job in _with_waiting_tasks_as_one(state["jobs"]):
+        chosen = not wanted or not wanted.isdisjoint(job.get("tasks", [job["id"]]))
         if chosen and job["submit"] >= begin and options.get("name", job["name"]) == job["name"]:
             for values in _sacct_lines(job, bool(state["faults"].get("accounting_lags"))):
                 print("|".join(values[name] for name in options["format"].split(",")))

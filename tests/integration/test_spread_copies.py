@@ -14,7 +14,7 @@ import pysam.bcftools
 import pytest
 from divbase_gateway.db.models import SidecarRow
 from divbase_gateway.db.session import Database
-from divbase_gateway.db.storage import stored, stored_by_project
+from divbase_gateway.db.storage import stored_by_project
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.domain.retention import GRACE
 from divbase_gateway.domain.sidecars import GRACE as COPY_GRACE
@@ -25,7 +25,6 @@ from sqlalchemy import select, text
 from tests.integration import test_spread as spreading
 from tests.integration.test_reconciler import COMPLETED, Node, World
 from tests.integration.test_spread import SHARDS, TIMEOUT, fail, hidden, join, shards_of, shown, site, states, work
-from tests.statements import at_each_statement
 from tests.variants import VariantFile, index_variants
 
 pytestmark = pytest.mark.slow  # many requests each
@@ -242,22 +241,6 @@ def test_what_shards_made_takes_room_until_it_is_gone(world: World) -> None:
     world.restart("the second")
     world.tick(timedelta(minutes=5))
     assert (storage(world)["results"], hidden(world)) == (result, [])
-
-
-def test_what_is_stored_is_summed_by_indexes_alone(world: World, copied: int) -> None:
-    """Guards: a check before every upload does not read the rows of copies, jobs or versions."""
-    database = world.gateway.sessions
-    if database.engine.dialect.name != "sqlite":
-        pytest.skip("PostgreSQL chooses by what is in the tables, and these are nearly empty")
-    asked: list[tuple[str, Any]] = []
-    with at_each_statement(database, lambda _, __, words, values, *___: asked.append((words, values))):
-        with database.read() as session:
-            stored(session, world.lab.project.id)
-    [(statement, parameters)] = [each for each in asked if "SELECT" in each[0]]
-    with database.engine.connect() as connection:
-        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-        steps = [str(row[3]) for row in plan]
-    assert any("COVERING INDEX ix_sidecars_stored" in step for step in steps), steps
 
 
 # --- retention -----------------------------------------------------------------------------------------------------

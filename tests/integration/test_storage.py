@@ -131,6 +131,7 @@ def test_everything_is_counted_once_under_its_name(room: Room) -> None:
         "files": 1000 + 7,
         "older_versions": 5 + 4,
         "indexes": 100,
+        "copies": 0,
         "results": 5000,
         "records": 30,
         "open_uploads": 12,
@@ -151,7 +152,7 @@ def test_an_empty_project_keeps_nothing(room: Room) -> None:
     other = room.api.add_project("terns")
     room.lab.upload("notes.txt", b"hello")
     with room.api.gateway.sessions.read() as session:
-        assert storage_rows.stored(session, other.id) == storage_rows.Stored(0, 0, 0, 0, 0, 0)
+        assert storage_rows.stored(session, other.id) == storage_rows.Stored(0, 0, 0, 0, 0, 0, 0)
     assert room.kept()["total"] == 5
 
 
@@ -173,7 +174,7 @@ def test_it_is_one_statement_that_reads_indexes_only(room: Room) -> None:
     (statement,) = [each for each in said if each != "BEGIN"]
     if database.engine.dialect.name == "sqlite":
         plan = plan_of(database, statement)
-        for index in ("ix_file_versions_stored", "ix_jobs_stored", "ix_uploads_open"):
+        for index in ("ix_file_versions_stored", "ix_sidecars_stored", "ix_jobs_stored", "ix_uploads_open"):
             assert any(f"COVERING INDEX {index}" in line for line in plan), plan
 
 
