@@ -21,6 +21,17 @@ _LONG_IN_JOBS = (JobRow.query, JobRow.plan, JobRow.results, JobRow.gathers)
 _LONG_IN_ATTEMPTS = (AttemptRow.report, AttemptRow.uploads, AttemptRow.log_tail)
 _OF_ATTEMPT = -8
 """So many of the last columns of a `JobLine` are the attempt's."""
+_SHOWN_OF_ATTEMPTS = (
+    AttemptRow.number,
+    AttemptRow.slurm_job_id,
+    AttemptRow.slurm_state,
+    AttemptRow.slurm_reason,
+    AttemptRow.expected_start,
+    AttemptRow.queue_place,
+    AttemptRow.queue_length,
+    AttemptRow.partition,
+    AttemptRow.node,
+)
 
 
 def is_open() -> TextClause:
