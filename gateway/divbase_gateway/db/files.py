@@ -5,15 +5,17 @@ Keys are ordered and compared by code point on every database, so that a listing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, Text, and_, cast, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, defer, joinedload
 
 from divbase_gateway.db.models import FileRow, FileVersionRow, JobRow, SnapshotFileRow
+from divbase_gateway.db.parsed import Parsed
 from divbase_gateway.domain.files import (
     RESERVED_PREFIXES,
     CataloguedFile,
@@ -113,22 +115,28 @@ def catalogue_of(session: Session, project_id: int) -> list[CataloguedFile]:
     query = (
         select(
             FileRow.key, version.version_id, version.size, version.etag, version.sha256, version.format, version.state,
-            version.reason, version.samples, version.contigs, version.index_key, version.index_version_id,
-            version.index_kind, version.index_size, version.index_etag, version.data_begin,
+            version.reason, cast(version.samples, Text), cast(version.contigs, Text), version.index_key,
+            version.index_version_id, version.index_kind, version.index_size, version.index_etag, version.data_begin,
         )
         .join(version, version.id == FileRow.current_id)
         .where(FileRow.project_id == project_id, FileRow.deleted_at.is_(None), version.format.in_(VARIANT_FORMATS))
     )  # fmt: skip
     found = session.connection().execute(query)  # columns only: the session has nothing to do with them
-    return sorted((_catalogued(*row) for row in found), key=lambda file: file.key)
+    return sorted(map(_from_columns, found), key=lambda file: file.key)
+
+
+def _from_columns(row: Iterable[Any]) -> CataloguedFile:
+    values = list(row)
+    values[_SAMPLES], values[_CONTIGS] = _samples.of(values[_SAMPLES]), _contigs.of(values[_CONTIGS])
+    return _catalogued(*values)
 
 
 def catalogued(key: str, row: FileVersionRow) -> CataloguedFile:
     """A version's row as the domain sees it."""
     return _catalogued(
-        key, row.version_id, row.size, row.etag, row.sha256, row.format, row.state, row.reason, row.samples,
-        row.contigs, row.index_key, row.index_version_id, row.index_kind, row.index_size, row.index_etag,
-        row.data_begin,
+        key, row.version_id, row.size, row.etag, row.sha256, row.format, row.state, row.reason, tuple(row.samples),
+        tuple(_contig(*each) for each in row.contigs), row.index_key, row.index_version_id, row.index_kind,
+        row.index_size, row.index_etag, row.data_begin,
     )  # fmt: skip
 
 
@@ -213,10 +221,16 @@ def _ordered_key(session: Session) -> ColumnElement[str]:
 # Files of a project have their contigs in common, but for the number of records.
 _contig = lru_cache(maxsize=1 << 16)(Contig)
 
+_MOST_CHARS = 8_000_000
+"""Of JSON text; what it stands for takes up to eight times as many bytes."""
+_SAMPLES, _CONTIGS = 8, 9
+_samples = Parsed(lambda text: tuple(map(str, json.loads(text))), _MOST_CHARS)
+_contigs = Parsed(lambda text: tuple(_contig(*each) for each in json.loads(text)), _MOST_CHARS)
+
 
 def _catalogued(
     key: str, version_id: str, size: int, etag: str, sha256: str | None, file_format: str, state: str,
-    reason: str | None, samples: list[str], contigs: list[list[Any]], index_key: str | None,
+    reason: str | None, samples: tuple[str, ...], contigs: tuple[Contig, ...], index_key: str | None,
     index_version_id: str | None, index_kind: str | None, index_size: int | None, index_etag: str | None,
     data_begin: int | None,
 ) -> CataloguedFile:  # fmt: skip
@@ -238,8 +252,8 @@ def _catalogued(
         format=FileFormat(file_format),
         state=FileState(state),
         reason=reason,
-        samples=tuple(samples),
-        contigs=tuple(_contig(*contig) for contig in contigs),
+        samples=samples,
+        contigs=contigs,
         index=index,
         data_begin=data_begin,
     )
