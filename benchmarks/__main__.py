@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import api, crowds, faults, machine, overhead, query, submission, ticks, transfers
+from benchmarks import api, crowds, faults, machine, overhead, query, sidecars, submission, ticks, transfers
 from benchmarks.figures import NotHere, Section, as_markdown, as_text
 from benchmarks.stack import say
 
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], Section]] = {
     "ticks": ticks.measure,
     "faults": faults.measure,
     "crowds": crowds.measure,
+    "sidecars": sidecars.measure,
 }
 _NEEDED = {
     "transfers": 40 << 30,
@@ -34,6 +35,7 @@ _NEEDED = {
     "ticks": 1 << 30,
     "faults": 1 << 30,
     "crowds": 2 << 30,
+    "sidecars": 4 << 30,
 }
 _NEEDED_QUICK = 3 << 30
 

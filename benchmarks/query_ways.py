@@ -202,12 +202,14 @@ class ByNode(Way):
         return {**about, "inputs": inputs, "expires_at": time.time() + 3600}
 
     def _input(self, entry: PlannedInput) -> dict[str, Any]:
-        facts = {name: getattr(entry, name) for name in ("number", "key", "format", "size", "etag", "sha256")}
-        facts |= {"request": self._request(entry.key, entry.version_id), "index": None}
+        read = entry.source
+        facts: dict[str, Any] = {name: getattr(read, name) for name in ("key", "size", "etag", "sha256")}
+        facts |= {"number": entry.number, "format": entry.read_format, "index": None}
+        facts["request"] = self._request(read.key, read.version_id)
         facts["samples"] = None if entry.samples is None else list(entry.samples)
-        if entry.part is not None:
-            return {**facts, "part": part_to_dict(entry.part)}
-        index = entry.index
+        if read.part is not None:
+            return {**facts, "part": part_to_dict(read.part)}
+        index = read.index
         request = self._request(index.key, index.version_id)
         return {**facts, "index": {"kind": index.kind, "size": index.size, "etag": index.etag, "request": request}}
 

@@ -266,6 +266,8 @@ def exchange(method, url, headers, body=None, timeout=TIMEOUT_S, consume=None):
         return Answer(response.status, response.headers, response.read())
     except (OSError, http.client.HTTPException) as exc:
         drop(pool, parts)
+        if lacks_descriptors(exc):  # waiting does not help
+            raise
         raise Trouble("%s: %s" % (parts.hostname, str(exc) or type(exc).__name__)) from exc
     except BaseException:
         drop(pool, parts)
@@ -579,9 +581,15 @@ class Progress(object):
 
 
 def start_thread(work):
+    """A thread that does the work. Raises Failed where the system gives no more."""
     thread = threading.Thread(target=work)
     thread.daemon = True  # a signal must end the program at once, whatever the threads wait for
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as exc:  # which has no errno
+        words = "The helper got no more threads on %s: there is no memory, or no room under the limit of processes."
+        raise Failed("out_of_memory", words % socket.gethostname()) from exc
+    return thread
 
 
 def work_through(tasks, threads):
@@ -1654,7 +1662,25 @@ def start_bcftools(arguments, **options):
     except OSError as exc:
         if exc.errno == errno.ENOMEM:
             raise Failed("out_of_memory", "The node has no memory left to start bcftools.") from exc
+        if lacks_descriptors(exc):
+            raise
         raise Failed("bcftools_missing", "bcftools could not be started: %s" % exc.strerror) from exc
+
+
+def lacks_descriptors(exc):
+    return getattr(exc, "errno", None) in (errno.EMFILE, errno.ENFILE)
+
+
+def too_many_files(words):
+    return (
+        "This job needs more open files than it may have on %s (%d, ulimit -n): %s. Choose fewer files or samples, or "
+        "ask the site's administrator for a higher limit." % (socket.gethostname(), open_files(), words)
+    )
+
+
+def open_files():
+    """How many files may be open at a time."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def bcftools(arguments, cwd=None):
@@ -1677,9 +1703,17 @@ def build_index(job, path, output):
         raise process_failure(job, [word.encode("utf-8") for word in arguments], status, words)
 
 
+# Which VCF 4.1 to 4.3 allow, and htslib leaves out of the header it makes, with an error that is none.
+PEDIGREE_WORDS = re.compile(rb'\[E::bcf_hdr_parse_line\] Could not parse the header line: "##pedigreeDB=<')
+
+
 def has_error(words):
     """htslib marks errors with [E::; some bcftools exit 0 all the same."""
-    return "[E::" in words
+    return any(tells_error(line) for line in words.encode("utf-8").splitlines())
+
+
+def tells_error(line):
+    return b"[E::" in line and PEDIGREE_WORDS.search(line) is None
 
 
 # --- run ---------------------------------------------------------------------------------------------------------
@@ -1726,7 +1760,7 @@ class Process(object):
             self.hear_line(line)
 
     def hear_line(self, line):
-        self.erred = self.erred or b"[E::" in line
+        self.erred = self.erred or tells_error(line)
         kept = self.words + line + b"\n"
         self.words = kept if len(kept) <= WORDS_BYTES else kept[: WORDS_BYTES // 2] + kept[-WORDS_BYTES // 2 :]
         self.lines += 1
@@ -1935,9 +1969,7 @@ class Text(object):
         self.lines = 0
         self.failure = None
         reading_end, self.writing_end = os.pipe()
-        self.thread = threading.Thread(target=self.copy, args=(reading_end,))
-        self.thread.daemon = True
-        self.thread.start()
+        self.thread = start_thread(functools.partial(self.copy, reading_end))
 
     def copy(self, reading_end):
         try:
@@ -2035,6 +2067,7 @@ UNWRITTEN_WORDS = re.compile(
     r"write failed|cannot write|failed to write|write error|close failed|failed to create", re.I
 )
 NO_PLUGIN_WORDS = re.compile(r"Could not load \"|unrecognized command 'plugin'")
+FILES_WORDS = re.compile(r"Too many open files", re.I)
 MEMORY_WORDS = re.compile(r"Cannot allocate memory|Out of memory|bad_alloc", re.I)
 
 
@@ -2052,6 +2085,8 @@ def process_failure(job, argv, status, words):
         return Failed(
             "disk_full", "No space is left in %s on %s (%s free)." % (job.scratch, socket.gethostname(), free)
         )
+    if FILES_WORDS.search(words):
+        return Failed("bcftools_failed", too_many_files(said))
     if MEMORY_WORDS.search(words):
         return Failed("out_of_memory", "%s had not enough memory: %s" % (command, said))
     keys = [label_of(e) for e in job.manifest.get("inputs", []) if os.fsencode(input_word(e)) in argv]
@@ -2806,6 +2841,8 @@ def explain(exc, job):
         return str(exc), STOPPED_WORDS[str(exc)]
     if isinstance(exc, MemoryError):
         return "out_of_memory", "The helper had not enough memory."
+    if lacks_descriptors(exc):
+        return "bcftools_failed", too_many_files(exc.strerror)
     if isinstance(exc, OSError) and disk_trouble(exc, job.scratch):
         return "disk_full", disk_trouble(exc, job.scratch).message
     if isinstance(exc, GaveUp):

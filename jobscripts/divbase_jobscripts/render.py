@@ -157,6 +157,7 @@ def render_sidecar(script: SidecarScript) -> str:
     return _template("sidecar.sh.j2").render(script=script, header=script.header, prologue=script.prologue)
 
 
+@cache
 def node_helper_source() -> bytes:
     """The node helper, to be put beside the script as `divbase_node.py`."""
     return resources.files(__package__).joinpath("node.py").read_bytes()

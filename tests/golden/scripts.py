@@ -14,9 +14,11 @@ from divbase_jobscripts.render import (
     RepairScript,
     ScriptInput,
     ScriptProcess,
+    SidecarScript,
     render_index,
     render_query,
     render_repair,
+    render_sidecar,
 )
 
 HEADER = Header(
@@ -134,8 +136,20 @@ SHARDED = query(
 )
 INDEX = IndexScript(HEADER, ScriptInput(1, "new.vcf.gz"))
 REPAIR = RepairScript(HEADER, ScriptInput(1, "sent.vcf.gz"), "out/repaired.vcf.gz", sort_memory_mb=750)
+SIDECAR = SidecarScript(HEADER, ScriptInput(1, "north.vcf.gz"), "out/copy.bcf")
+COPY = QueryScript(
+    HEADER,
+    (ScriptInput(1, "north.vcf.gz", is_copy=True), ScriptInput(2, "south.vcf.gz")),
+    (
+        ScriptProcess("f1", (*VIEW, "in/1.bcf")),
+        view(2),
+        ScriptProcess("all", ("merge", "--no-index", "--no-version", "-Ou"), sources=("f1", "f2")),
+        WRITE,
+    ),
+    "out/result.vcf.gz",
+)
 
-Script = QueryScript | IndexScript | RepairScript
+Script = QueryScript | IndexScript | RepairScript | SidecarScript
 
 SCRIPTS: dict[str, Script] = {
     "query_single": SINGLE,
@@ -147,12 +161,16 @@ SCRIPTS: dict[str, Script] = {
     "query_sharded": SHARDED,
     "index": INDEX,
     "repair": REPAIR,
+    "sidecar": SIDECAR,
+    "query_copy": COPY,
 }
 
 
 def render(script: Script) -> str:
     if isinstance(script, RepairScript):
         return render_repair(script)
+    if isinstance(script, SidecarScript):
+        return render_sidecar(script)
     return render_query(script) if isinstance(script, QueryScript) else render_index(script)
 
 

@@ -66,6 +66,8 @@ FILTERS = (
     ("-f", "PASS"),
     ("-a",),
 )
+ODD_CALLS = ("./.:.", "./.:.", ".", "0", "1:9", ".:3", "0|1:7", "./1:2", "1|.", "0/1/1:4")
+"""Missing, haploid, half known, phased, triploid, and with fields left out."""
 HEADER = """\
 ##fileformat=VCFv4.2
 ##FILTER=<ID=q10,Description="Quality below 10">
@@ -101,7 +103,7 @@ class Bcftools:
                 raise Endless(words)
             said = ended.stderr.decode()
             assert ended.returncode == 0, (words, said)
-            assert "[E::" not in said
+            assert not any("[E::" in line and "##pedigreeDB=<" not in line for line in said.splitlines())
             return printed.read().decode()
 
     def can(self, plan: Plan) -> bool:
@@ -230,7 +232,7 @@ def write_file(
     for site in sites:
         alleles = "012" if "," in site.columns else "01"
         calls = [f"{rng.choice(alleles)}/{rng.choice(alleles)}:{rng.randint(1, 60)}" for _ in samples]
-        calls = [call if rng.random() < 0.95 else "./.:." for call in calls]
+        calls = [call if rng.random() < 0.9 else rng.choice(ODD_CALLS) for call in calls]
         lines.append("\t".join([site.contig, str(site.position), site.columns, "GT:DP", *calls]) + "\n")
     path = bcftools.folder / key
     text = "".join(lines).encode()
@@ -317,10 +319,11 @@ def by_node(plan: Plan, bcftools: Bcftools, scratch: Path, shards: Sequence[Path
         for number, path in enumerate(shards, start=1):
             gateway.add_input(path, key=f"shards/{number}.bcf")
         for entry in () if shards else plan.inputs:
-            index = bcftools.folder / entry.index.key if entry.part is None else None
-            part = None if entry.part is None else part_to_dict(entry.part)
+            read = entry.source
+            index = bcftools.folder / read.index.key if read.part is None else None
+            part = None if read.part is None else part_to_dict(read.part)
             samples = None if entry.samples is None else list(entry.samples)
-            gateway.add_input(bcftools.folder / entry.key, samples=samples, index=index, part=part, begins=entry.begins)
+            gateway.add_input(bcftools.folder / read.key, samples=samples, index=index, part=part, begins=read.begins)
         _, manifest = gateway.answer("claim", {"claimant": "c"}, f"Bearer {TOKEN}")
         (scratch / "job/job.json").write_text(json.dumps(gateway.ticket()))
         (scratch / "work/state.json").write_text(json.dumps({"manifest": manifest}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +35,35 @@ def test_out_of_descriptors(gateway: NodeGateway, tmp_path: Path, bcftools: Path
     folder.prepare(MERGE, gateway, bcftools)
     folder.write("bin/bash", '#!/bin/bash -p\nulimit -n 12\nexec /bin/bash "$@"\n', 0o755)
     reason, message = failure(folder.wait(folder.start()), gateway)
-    assert "open files" in message or "Too many open files" in message, (reason, message)
+    assert (reason, "(12, ulimit -n): Too many open files." in message) == ("bcftools_failed", True), message
+
+
+def test_a_process_is_out_of_descriptors(gateway: NodeGateway, tmp_path: Path, bcftools: Path) -> None:
+    """What bcftools says of it is not taken for a damaged input."""
+    add_single(gateway, tmp_path)
+    folder = JobFolder(tmp_path / "run")
+    fake = fake_bcftools(tmp_path, bcftools, '[[ "$*" == *--regions* ]] && ulimit -n 4')
+    folder.prepare(SINGLE, gateway, fake)
+    reason, message = failure(folder.wait(folder.start()), gateway)
+    assert (reason, "Too many open files" in message) == ("bcftools_failed", True), message
+
+
+def test_no_memory_for_a_thread() -> None:
+    """The helper's own want of memory is called that, and no fault of DivBase's."""
+    code = """
+import resource, time
+from divbase_jobscripts import node
+with open("/proc/self/statm") as file:
+    now = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (20 << 20),) * 2)
+try:
+    node.work_through([lambda: time.sleep(5)] * 16, 16)
+except node.Failed as exc:
+    print(exc.reason, exc.message, flush=True)
+node.os._exit(0)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.startswith("out_of_memory The helper got no more threads on ")
 
 
 def test_full_disk_while_it_runs(gateway: NodeGateway, tmp_path: Path, bcftools: Path) -> None:

@@ -555,6 +555,24 @@ def test_wrong_bytes_are_found_by_each_checksum(run: Run, gateway: NodeGateway, 
     assert failure(run(SINGLE), gateway)[0] == "input_corrupt"
 
 
+def test_wrong_bytes_of_an_index_are_found(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:
+    """An index that is not the one of the plan would leave records out, so it is checked like its file."""
+    add_single(gateway, tmp_path)
+    gateway.faults.wrong_bytes = {"snps.vcf.gz.index"}
+    reason, message = failure(run(SINGLE), gateway)
+    assert (reason, message.startswith("the index of snps.vcf.gz is damaged")) == ("input_corrupt", True), message
+
+
+def test_replaced_index_is_refused(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:
+    """An index that was written anew after the plan is another file, even of the same size."""
+    add_single(gateway, tmp_path)
+    planned = dict(gateway.inputs[0]["index"])
+    gateway.inputs[0]["index"]["etag"] = "another"
+    gateway.faults.on_get = lambda key: gateway.inputs[0]["index"].update(planned)
+    reason, message = failure(run(SINGLE), gateway)
+    assert (reason, "the index of snps.vcf.gz" in message) == ("input_corrupt", True), message
+
+
 def test_replaced_object_is_refused(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:
     """An object that has another ETag than the plan says is not used, even of the same size."""
     add_single(gateway, tmp_path, checksum="none")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from divbase_gateway.domain.projects import Role
 
+from tests.bcftools import release_of
 from tests.integration import test_node_manifest as manifest_mode
 from tests.integration.test_node_manifest import World, clock_of
 from tests.variants import bgzf, index_variants, vcf_header, vcf_records
@@ -137,10 +138,9 @@ def test_a_copy_is_written_and_read(world: World, owner: Any, tmp_path: Path, ke
     if "no records" in key:
         questions = []
     if key == "wild.vcf.gz":
-        questions += [
-            {"command": "view -r chr2:400000-500000,{HLA-A*01:01}:500-600,chr-1"},
-            {"command": "view -r chr2:1-10 -i 'AF<0.5'", "output": "bcf"},
-        ]
+        braces = ",{HLA-A*01:01}:500-600" if release_of(world.bcftools) >= (1, 18) else ""
+        questions += [{"command": f"view -r chr2:400000-500000{braces},chr-1"}]
+        questions += [{"command": "view -r chr2:1-10 -i 'AF<0.5'", "output": "bcf"}]
         questions += [{"command": "view -t chr2:50,empty"}, {"command": "view -r empty,chr2:9,last"}]
         questions += [{"samples": ["A"], "all_samples": False, "command": "view -c 1"}]
     before = [answered(world, files=[key], **each) for each in questions]

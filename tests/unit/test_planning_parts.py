@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
+from divbase_gateway.domain import planning
 from divbase_gateway.domain.allocations import Ceilings
 from divbase_gateway.domain.errors import InvalidSelection
 from divbase_gateway.domain.files import CataloguedFile, Contig, FileFormat, FileState, IndexKind, IndexRef
@@ -118,6 +119,23 @@ def test_files_whose_index_is_not_known_are_read_whole() -> None:
     bare = vcf("b.vcf.gz", "B", "1:0 2:9")  # its index knows nothing of 1: the map of 2 is enough
     plan = plan_of(A, bare, command="view -r 1:1-5,2:114689-114690", maps=half)
     assert [entry.part is None for entry in plan.inputs] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("form", "most", "named"),
+    [(FileFormat.VCF_GZ, 3, ["1", "0", "2", "3"]), (FileFormat.VCF_GZ, 2, ["1"]), (FileFormat.BCF, 3, ["1"])],
+    ids=["named", "too many", "a BCF"],
+)
+def test_contigs_that_the_header_may_not_have(
+    monkeypatch: pytest.MonkeyPatch, form: FileFormat, most: int, named: list[str]
+) -> None:
+    """The index of a part names them though nothing is read of them; one that is declared is in the header anyway."""
+    monkeypatch.setattr(planning, "MAX_NAMED_CONTIGS", most)
+    contigs = (*A.contigs[:1], Contig("0", None, 5), Contig("2", None, 9), Contig("3", None, 0))
+    file = replace(A, contigs=contigs, format=form)
+    (part,) = parts(plan_of(file, command=f"view -r 1:1-{10 * WINDOW}"))
+    assert [contig.name for contig in part.contigs] == named
+    assert [bool(contig.bins) for contig in part.contigs] == [name == "1" for name in named]
 
 
 def test_most_of_a_file_is_all_of_it() -> None:

@@ -66,6 +66,7 @@ class NodeInput(models.Answer):
     samples: list[str] | None
     part: FilePart | None
     begins: list[int]
+    copy_key: str | None
 
 
 class NodeCache(models.Answer):

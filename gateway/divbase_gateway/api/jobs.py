@@ -9,18 +9,21 @@ from typing import Annotated, Any, Literal
 from divbase_client import models
 from fastapi import APIRouter, Query, Response
 
+from divbase_gateway.api.answers import answer
 from divbase_gateway.api.auth import Querier, Reader
 from divbase_gateway.api.deps import ReadSession, TheGateway, WriteSession
 from divbase_gateway.api.idempotency import Once, earlier_answer, idempotently
 from divbase_gateway.api.pagination import Paging
 from divbase_gateway.api.presigned import presigned_of
 from divbase_gateway.api.queries import plan_for, plan_of
+from divbase_gateway.db.jobs import JobLine, line_of
 from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.db.session import after_commit
 from divbase_gateway.domain.drain import Drain
 from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.domain.queries import Plan
 from divbase_gateway.domain.reruns import Wish
+from divbase_gateway.domain.retention import Retention
 from divbase_gateway.domain.waiting import shards_words, waiting_words
 from divbase_gateway.services import drain, jobs, queries, results, retention
 from divbase_gateway.services.plans import query_plan_of
@@ -60,15 +63,15 @@ def run_query(body: models.NewJob, caller: Querier, gateway: TheGateway, once: O
             query = body.model_dump(mode="json", exclude={"fresh"})
             fitted = queries.fit_plan(plan, project, gateway.policy)
             job = jobs.accept_query_job(session, project, user, query, fitted, gateway.policy, once.now)
-            return detail_of(job, drain.holding(session, [job]), jobs.shards_of(session, job))
+            return _detail(job, drain.holding(session, [job]), fitted, jobs.shards_of(session, job))
 
-        answer = idempotently(once, session, caller, body, create, lambda detail: 200 if detail.reused else 201)
-    if answer.status_code == 201:
+        told = idempotently(once, session, caller, body, create, lambda detail: 200 if detail.reused else 201)
+    if told.status_code == 201:
         gateway.wake()
-    return answer
+    return told
 
 
-@router.get("/projects/{project}/jobs")
+@router.get("/projects/{project}/jobs", response_model=models.Page[models.Job])
 def list_jobs(
     caller: Reader,
     session: ReadSession,
@@ -76,7 +79,7 @@ def list_jobs(
     state: Annotated[list[models.JobState] | None, Query(description="Only jobs in these states")] = None,
     mine: Annotated[bool, Query(description="Only the caller's own")] = False,
     kind: Annotated[JobKind | None, Query(description="Only jobs of this kind; shards are not listed without")] = None,
-) -> models.Page[models.Job]:
+) -> Response:
     """The project's jobs, newest first."""
     found = jobs.list_jobs(
         session,
@@ -88,15 +91,15 @@ def list_jobs(
         kind=kind,
     )
     held_back = drain.holding(session, found)
-    return paging.page(found, lambda job: job_of(job, held_back), lambda job: job.id)
+    return answer(paging.page(found, lambda line: models.Job(**_fields(line, held_back)), lambda line: line.id))
 
 
-@router.get("/projects/{project}/jobs/{job}")
-def show_job(job: str, caller: Reader, session: ReadSession) -> models.JobDetail:
+@router.get("/projects/{project}/jobs/{job}", response_model=models.JobDetail)
+def show_job(job: str, caller: Reader, session: ReadSession) -> Response:
     """One job with its plan, attempts and results."""
     found = jobs.get_job(session, caller.project, job)
     shards = jobs.shards_of(session, found)
-    return detail_of(found, drain.holding(session, [found, *shards]), shards)
+    return answer(detail_of(found, drain.holding(session, [found, *shards]), shards))
 
 
 @router.post("/projects/{project}/jobs/{job}/cancel")
@@ -126,9 +129,9 @@ def rerun_job(job: str, body: models.Rerun, caller: Querier, gateway: TheGateway
             shards = jobs.shards_of(session, again)
             return detail_of(again, drain.holding(session, [again, *shards]), shards)
 
-        answer = idempotently(once, session, caller, body, create)
+        told = idempotently(once, session, caller, body, create)
     gateway.wake()
-    return answer
+    return told
 
 
 @router.put("/projects/{project}/jobs/{job}/pin")
@@ -180,7 +183,7 @@ def job_result(job: str, caller: Reader, gateway: TheGateway) -> models.ResultDo
 def job_of(job: JobRow, held_back: Drain | None = None) -> models.Job:
     """The wire form of a job; project, user and attempts have to be loaded. `held_back` is what an accepted one
     waits for."""
-    return models.Job(**_fields(job, held_back))
+    return models.Job(**_fields(line_of(job), held_back))
 
 
 def detail_of(job: JobRow, held_back: Drain | None = None, shards: Sequence[JobRow] = ()) -> models.JobDetail:
@@ -192,7 +195,7 @@ def _detail(
     job: JobRow, held_back: Drain | None, plan: Plan | None, shards: Sequence[JobRow] = (), *, reused: bool = False
 ) -> models.JobDetail:
     return models.JobDetail(
-        **{**_fields(job, held_back), **_of_shards(job, shards, held_back)},
+        **{**_fields(line_of(job), held_back), **_of_shards(job, shards, held_back)},
         shards=[_shard(each, held_back) for each in shards],
         reused=reused,
         query=None if job.query is None else models.Query.model_validate(job.query),
@@ -202,10 +205,9 @@ def _detail(
     )
 
 
-def _fields(job: JobRow, held_back: Drain | None) -> dict[str, Any]:
-    attempt = _current(job)
-    queued = attempt if job.state == JobState.QUEUED else None  # the row keeps its place until the next look
-    waiting = waiting_words(JobState(job.state), attempt.slurm_reason if attempt else None)
+def _fields(job: JobLine, held_back: Drain | None) -> dict[str, Any]:
+    queued = job.state == JobState.QUEUED  # else the row keeps its place until the next look
+    waiting = waiting_words(JobState(job.state), job.slurm_reason)
     if held_back is not None and job.state == JobState.ACCEPTED:
         waiting = held_back.words
     progress = None
@@ -213,43 +215,43 @@ def _fields(job: JobRow, held_back: Drain | None) -> dict[str, Any]:
         progress = models.Progress(stage=job.progress_stage, done=job.progress_done, total=job.progress_total)
     return {
         "id": job.public_id,
-        "project": job.project.name,
+        "project": job.project,
         "kind": job.kind,
         "name": job.name,
         "state": job.state,
         "reason": job.reason,
         "message": job.message,
         "stuck": job.stuck,
-        "created_by": job.user.email,
+        "created_by": job.created_by,
         "created_at": job.created_at,
         "started_at": job.started_at,
         "ended_at": job.ended_at,
         "observed_at": job.observed_at,
         "attempt": job.attempt,
-        "slurm_job_id": attempt.slurm_job_id if attempt else None,
-        "slurm_state": attempt.slurm_state if attempt else None,
-        "slurm_reason": attempt.slurm_reason if attempt else None,
+        "slurm_job_id": job.slurm_job_id,
+        "slurm_state": job.slurm_state,
+        "slurm_reason": job.slurm_reason,
         "waiting": waiting,
-        "expected_start": queued.expected_start if queued else None,
-        "queue_place": queued.queue_place if queued else None,
-        "queue_length": queued.queue_length if queued else None,
-        "partition": attempt.partition if attempt else None,
-        "node": attempt.node if attempt else None,
+        "expected_start": job.expected_start if queued else None,
+        "queue_place": job.queue_place if queued else None,
+        "queue_length": job.queue_length if queued else None,
+        "partition": job.partition,
+        "node": job.node,
         "cores": job.cores,
         "memory_mb": job.memory_mb,
         "minutes": job.minutes,
         "progress": progress,
-        "cancel_requested": job.cancel_requested_at is not None,
-        "pinned": job.pinned_at is not None,
+        "cancel_requested": job.cancel_requested,
+        "pinned": job.pinned,
         "results_removed_at": job.results_removed_at,
         **_end_of_results(job),
     }
 
 
-def _end_of_results(job: JobRow) -> dict[str, datetime | None]:
-    if job.results_used_at is None or job.pinned_at is not None or job.results_removed_at is not None:
+def _end_of_results(job: JobLine) -> dict[str, datetime | None]:
+    if job.results_used_at is None or job.pinned or job.results_removed_at is not None:
         return {}
-    kept = retention.retention_of(job.project)
+    kept = Retention(job.retention_days, job.retention_since)
     return {"expires_at": kept.expiry(job.results_used_at), "warn_from": kept.warn_from(job.results_used_at)}
 
 

@@ -6,8 +6,9 @@ import shlex
 from dataclasses import replace
 
 from divbase_client import models
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
+from divbase_gateway.api.answers import answer
 from divbase_gateway.api.auth import Querier
 from divbase_gateway.api.deps import Gateway, TheGateway
 from divbase_gateway.domain.allocations import Labels
@@ -20,10 +21,10 @@ from divbase_gateway.services.keys import Caller
 router = APIRouter(tags=["queries"])
 
 
-@router.post("/projects/{project}/queries/plan")
-def plan_query(body: models.Query, caller: Querier, gateway: TheGateway) -> models.Plan:
+@router.post("/projects/{project}/queries/plan", response_model=models.Plan)
+def plan_query(body: models.Query, caller: Querier, gateway: TheGateway) -> Response:
     """Say what a query would do: files, samples, bytes, commands, resources. Nothing is submitted."""
-    return plan_of(_plan(body, caller, gateway), labels_of(caller.project, gateway.policy))
+    return answer(plan_of(_plan(body, caller, gateway), labels_of(caller.project, gateway.policy)))
 
 
 @router.post("/projects/{project}/queries/script")

@@ -6,6 +6,7 @@ Keys are ordered and compared by code point on every database, so that a listing
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
@@ -118,7 +119,8 @@ def catalogue_of(session: Session, project_id: int) -> list[CataloguedFile]:
         .join(version, version.id == FileRow.current_id)
         .where(FileRow.project_id == project_id, FileRow.deleted_at.is_(None), version.format.in_(VARIANT_FORMATS))
     )  # fmt: skip
-    return sorted((_catalogued(*row) for row in session.execute(query)), key=lambda file: file.key)
+    found = session.connection().execute(query)  # columns only: the session has nothing to do with them
+    return sorted((_catalogued(*row) for row in found), key=lambda file: file.key)
 
 
 def catalogued(key: str, row: FileVersionRow) -> CataloguedFile:
@@ -208,6 +210,10 @@ def _ordered_key(session: Session) -> ColumnElement[str]:
     return FileRow.key.collate("C") if session.get_bind().dialect.name == "postgresql" else FileRow.key.expression
 
 
+# Files of a project have their contigs in common, but for the number of records.
+_contig = lru_cache(maxsize=1 << 16)(Contig)
+
+
 def _catalogued(
     key: str, version_id: str, size: int, etag: str, sha256: str | None, file_format: str, state: str,
     reason: str | None, samples: list[str], contigs: list[list[Any]], index_key: str | None,
@@ -233,7 +239,7 @@ def _catalogued(
         state=FileState(state),
         reason=reason,
         samples=tuple(samples),
-        contigs=tuple(Contig(*contig) for contig in contigs),
+        contigs=tuple(_contig(*contig) for contig in contigs),
         index=index,
         data_begin=data_begin,
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Select, TextClause, bindparam, func, select, text, update
+from sqlalchemy import ColumnElement, TextClause, bindparam, func, select, text, update
 from sqlalchemy.orm import Session, contains_eager, defer, joinedload, load_only, selectinload
 
 from divbase_gateway.db.bulk import update_each
@@ -19,6 +19,8 @@ _AT_THE_SCHEDULER = (JobState.QUEUED, JobState.RUNNING, JobState.FINALIZING)
 # Long JSON and text, which takes more time to read than all the other columns of a page of jobs together.
 _LONG_IN_JOBS = (JobRow.query, JobRow.plan, JobRow.results, JobRow.gathers)
 _LONG_IN_ATTEMPTS = (AttemptRow.report, AttemptRow.uploads, AttemptRow.log_tail)
+_OF_ATTEMPT = -8
+"""So many of the last columns of a `JobLine` are the attempt's."""
 _SHOWN_OF_ATTEMPTS = (
     AttemptRow.number,
     AttemptRow.slurm_job_id,
@@ -49,6 +51,15 @@ _ONE_JOB = (
 )
 _ONE_JOB_LOCKED = _ONE_JOB.with_for_update(of=JobRow)
 
+# What every change of a job begins with, several times in its life.
+_LOCKED_WHOLE = (
+    select(JobRow)
+    .where(JobRow.id == bindparam("job_id"))
+    .options(joinedload(JobRow.project), joinedload(JobRow.user), selectinload(JobRow.attempts))
+    .with_for_update(of=JobRow)
+)
+_LOCKED = _LOCKED_WHOLE.options(defer(JobRow.query), defer(JobRow.plan))
+
 
 def get_job(session: Session, project_id: int, public_id: str, *, lock: bool = False) -> JobRow | None:
     """The job with its project, user and attempts; `lock` holds the row until the transaction ends.
@@ -57,6 +68,92 @@ def get_job(session: Session, project_id: int, public_id: str, *, lock: bool = F
     """
     names = {"public_id": public_id, "project_id": project_id}
     return session.scalars(_ONE_JOB_LOCKED if lock else _ONE_JOB, names).unique().one_or_none()
+
+
+class JobLine(NamedTuple):
+    """What a line of a listing shows of a job and of its attempt that counts: columns, because whole rows with their
+    users and attempts take several times as long to read."""
+
+    id: int
+    public_id: str
+    project: str
+    kind: str
+    name: str
+    state: str
+    reason: str | None
+    message: str | None
+    stuck: str | None
+    created_by: str
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    observed_at: datetime | None
+    attempt: int
+    cores: int
+    memory_mb: int
+    minutes: int
+    progress_stage: str | None
+    progress_done: int
+    progress_total: int
+    cancel_requested: bool
+    pinned: bool
+    results_used_at: datetime | None
+    results_removed_at: datetime | None
+    retention_days: int | None
+    retention_since: datetime | None
+    slurm_job_id: str | None
+    slurm_state: str | None
+    slurm_reason: str | None
+    expected_start: datetime | None
+    queue_place: int | None
+    queue_length: int | None
+    partition: str | None
+    node: str | None
+
+
+_LINES = (
+    select(
+        JobRow.id,
+        JobRow.public_id,
+        ProjectRow.name,
+        JobRow.kind,
+        JobRow.name,
+        JobRow.state,
+        JobRow.reason,
+        JobRow.message,
+        JobRow.stuck,
+        UserRow.email,
+        JobRow.created_at,
+        JobRow.started_at,
+        JobRow.ended_at,
+        JobRow.observed_at,
+        JobRow.attempt,
+        JobRow.cores,
+        JobRow.memory_mb,
+        JobRow.minutes,
+        JobRow.progress_stage,
+        JobRow.progress_done,
+        JobRow.progress_total,
+        JobRow.cancel_requested_at.is_not(None),
+        JobRow.pinned_at.is_not(None),
+        JobRow.results_used_at,
+        JobRow.results_removed_at,
+        ProjectRow.retention_days,
+        ProjectRow.retention_since,
+        AttemptRow.slurm_job_id,
+        AttemptRow.slurm_state,
+        AttemptRow.slurm_reason,
+        AttemptRow.expected_start,
+        AttemptRow.queue_place,
+        AttemptRow.queue_length,
+        AttemptRow.partition,
+        AttemptRow.node,
+    )
+    .join(JobRow.project)
+    .join(JobRow.user)
+    .outerjoin(AttemptRow, (AttemptRow.job_id == JobRow.id) & (AttemptRow.number == JobRow.attempt))
+    .order_by(JobRow.id.desc())
+)
 
 
 def list_jobs(
@@ -68,22 +165,10 @@ def list_jobs(
     states: Sequence[str] = (),
     user_id: int | None = None,
     kind: str | None = None,
-) -> list[JobRow]:
-    """Newest first, those with an id below `before`, two queries, whatever the number of jobs; shards are among them
-    only where their kind is asked for.
-
-    They come without question, plan and results, and of the attempts with what a line of a listing shows; to ask for
-    more is an error.
-    """
-    attempts = selectinload(JobRow.attempts).options(load_only(*_SHOWN_OF_ATTEMPTS, raiseload=True))
-    without = [defer(column, raiseload=True) for column in _LONG_IN_JOBS]
-    query: Select[JobRow] = (
-        select(JobRow)
-        .where(JobRow.project_id == project_id)
-        .options(joinedload(JobRow.user), joinedload(JobRow.project), attempts, *without)
-        .order_by(JobRow.id.desc())
-        .limit(limit)
-    )
+) -> list[JobLine]:
+    """Newest first, those with an id below `before`: one query, whatever the number of jobs; shards are among them only
+    where their kind is asked for."""
+    query = _LINES.where(JobRow.project_id == project_id).limit(limit)
     if before is not None:
         query = query.where(JobRow.id < before)
     if states:
@@ -91,7 +176,42 @@ def list_jobs(
     if user_id is not None:
         query = query.where(JobRow.user_id == user_id)
     query = query.where(JobRow.parent_id.is_(None) if kind is None else JobRow.kind == kind)
-    return list(session.scalars(query))
+    return [JobLine._make(row) for row in session.connection().execute(query)]
+
+
+def line_of(job: JobRow) -> JobLine:
+    """What a listing shows of a job that was read whole, with project, user and attempts."""
+    attempt = next((each for each in job.attempts if each.number == job.attempt), None)
+    return JobLine(
+        job.id,
+        job.public_id,
+        job.project.name,
+        job.kind,
+        job.name,
+        job.state,
+        job.reason,
+        job.message,
+        job.stuck,
+        job.user.email,
+        job.created_at,
+        job.started_at,
+        job.ended_at,
+        job.observed_at,
+        job.attempt,
+        job.cores,
+        job.memory_mb,
+        job.minutes,
+        job.progress_stage,
+        job.progress_done,
+        job.progress_total,
+        job.cancel_requested_at is not None,
+        job.pinned_at is not None,
+        job.results_used_at,
+        job.results_removed_at,
+        job.project.retention_days,
+        job.project.retention_since,
+        *(getattr(attempt, name, None) for name in JobLine._fields[_OF_ATTEMPT:]),
+    )
 
 
 def find_succeeded(session: Session, project_id: int, plan_digest: str) -> JobRow | None:
@@ -124,14 +244,12 @@ def next_to_submit(session: Session, limit: int) -> list[int]:
     )
 
 
-def lock_job(session: Session, job_id: int) -> JobRow | None:
-    """The job with project, user and attempts, held until the transaction ends."""
-    return session.scalar(
-        select(JobRow)
-        .where(JobRow.id == job_id)
-        .options(joinedload(JobRow.project), joinedload(JobRow.user), selectinload(JobRow.attempts))
-        .with_for_update(of=JobRow)
-    )
+def lock_job(session: Session, job_id: int, *, whole: bool = False) -> JobRow | None:
+    """The job with project, user and attempts, held until the transaction ends.
+
+    Question and plan are read when they are asked for, in the same session; `whole` reads them at once.
+    """
+    return session.scalar(_LOCKED_WHOLE if whole else _LOCKED, {"job_id": job_id})
 
 
 def jobs_in_state(session: Session, *states: JobState) -> list[JobRow]:

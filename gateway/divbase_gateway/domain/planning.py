@@ -28,7 +28,7 @@ from divbase_gateway.domain.estimates import (
     is_cheaper,
     tasks_for,
 )
-from divbase_gateway.domain.files import CataloguedFile
+from divbase_gateway.domain.files import CataloguedFile, FileFormat
 from divbase_gateway.domain.index_maps import FileMap, first_offset
 from divbase_gateway.domain.outputs import Output, choose_output
 from divbase_gateway.domain.pipeline import SHARD, Numbered, build_gather, build_processes, build_tasks
@@ -37,7 +37,7 @@ from divbase_gateway.domain.queries import CombineKind, InputCopy, Plan, Planned
 from divbase_gateway.domain.regions import Region, format_regions, parse_regions
 from divbase_gateway.domain.samples import SampleTable, list_some
 from divbase_gateway.domain.shards import Shard, cut, follows, in_order
-from divbase_gateway.domain.spans import MAX_BINS, Part, has_records, part_for
+from divbase_gateway.domain.spans import MAX_BINS, Part, has_records, name_all, part_for
 from divbase_gateway.domain.steps import Steps, parse_steps
 
 __all__ = ["LoadMaps", "make_plan", "plan_from_dict", "plan_to_dict", "validate_result_name"]
@@ -49,6 +49,8 @@ missing, they are read whole. Asked once a plan, and where there are no regions 
 MAX_SHARDED_CONTIGS = 1000
 LEAST_BINS = 16
 """Of the index of what a task reads of a file."""
+MAX_NAMED_CONTIGS = 10_000
+"""That a part's index names though nothing is read of them, because the header may not; they are in the manifest."""
 MAX_REGIONS_BYTES = 100_000
 """Of one value of --regions; Linux takes no word longer than 128 KiB."""
 PLAIN_CONTIG = re.compile(r"[A-Za-z0-9_.#|+][A-Za-z0-9_.#|+-]*")
@@ -520,6 +522,9 @@ def _planned_input(
     assert file.index is not None  # noqa: S101 - choose_files lets no file through without
     file_map = places.of(entry.member)
     part = None if file_map is None else part_for(places.regions, file_map, file.size, most_bins)
+    undeclared = [contig.name for contig in file.contigs if contig.length is None]
+    if part is not None and file.format is FileFormat.VCF_GZ and len(undeclared) <= MAX_NAMED_CONTIGS:
+        part = name_all(part, undeclared)
     return PlannedInput(
         number=entry.number,
         key=file.key,

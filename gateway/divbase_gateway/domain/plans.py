@@ -32,7 +32,7 @@ _ELSEWHERE = "task_plans"
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
     """A JSON-compatible copy; `plan_from_dict` gives an equal plan back, but for the plans of its tasks."""
-    return {name: _plain(getattr(plan, name)) for name in _names(Plan) if name != _ELSEWHERE}
+    return {name: _plain(getattr(plan, name)) for name in _NAMES[Plan] if name != _ELSEWHERE}
 
 
 def plan_from_dict(data: Mapping[str, Any]) -> Plan:
@@ -42,10 +42,10 @@ def plan_from_dict(data: Mapping[str, Any]) -> Plan:
         KeyError, TypeError, ValueError: this is no stored plan.
     """
     optional = (*_LATER, _ELSEWHERE)
-    values = {name: _frozen(data[name]) for name in _names(Plan) if name in data or name not in optional}
+    values = {name: _frozen(data[name]) for name in _NAMES[Plan] if name in data or name not in optional}
     values["inputs"] = tuple(_input_from_dict(entry) for entry in data["inputs"])
     values["processes"] = tuple(
-        Process(**{name: _frozen(entry[name]) for name in _names(Process)}) for entry in data["processes"]
+        Process(**{name: _frozen(entry[name]) for name in _NAMES[Process]}) for entry in data["processes"]
     )
     values["combine"] = CombineKind(data["combine"])
     values["output"] = OutputFormat(data["output"])
@@ -115,17 +115,25 @@ def part_from_dict(data: Mapping[str, Any]) -> Part:
     return Part(tuple(Span(*span) for span in data["spans"]), contigs, data["min_shift"], data["depth"])
 
 
-def _names(kind: type) -> list[str]:
-    return [entry.name for entry in fields(kind)]
+_NAMES: Mapping[type, tuple[str, ...]] = {
+    kind: tuple(entry.name for entry in fields(kind))
+    for kind in (Plan, PlannedInput, InputCopy, Process, IndexRef, Spread)
+}
+
+
+_AS_THEY_ARE = frozenset({str, int, float, bool, type(None)})
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Part):
+    kind = type(value)
+    if kind in _AS_THEY_ARE:  # most of a plan of a hundred files are these
+        return value
+    if kind is tuple:
+        return [item if type(item) in _AS_THEY_ARE else _plain(item) for item in value]
+    if kind is Part:
         return part_to_dict(value)
-    if isinstance(value, PlannedInput | InputCopy | Process | IndexRef | Spread):
-        return {name: _plain(getattr(value, name)) for name in _names(type(value))}
-    if isinstance(value, tuple):
-        return [_plain(item) if not isinstance(item, str) else item for item in value]
+    if kind in _NAMES:
+        return {name: _plain(getattr(value, name)) for name in _NAMES[kind]}
     return value.value if isinstance(value, CombineKind | OutputFormat | IndexKind) else value
 
 
@@ -134,13 +142,13 @@ def _frozen(value: Any) -> Any:
 
 
 def _input_from_dict(data: Mapping[str, Any]) -> PlannedInput:
-    values = {name: _frozen(data[name]) for name in _names(PlannedInput) if name not in _NEWER}
+    values = {name: _frozen(data[name]) for name in _NAMES[PlannedInput] if name not in _NEWER}
     copy = data.get("copy")
     return PlannedInput(**values | _read_from_dict(data), copy=None if copy is None else _copy_from_dict(copy))
 
 
 def _copy_from_dict(data: Mapping[str, Any]) -> InputCopy:
-    return InputCopy(**{name: data[name] for name in _names(InputCopy)} | _read_from_dict(data))
+    return InputCopy(**{name: data[name] for name in _NAMES[InputCopy]} | _read_from_dict(data))
 
 
 def _read_from_dict(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from divbase_gateway.domain.bgzf import MAX_BLOCK_BYTES
 from divbase_gateway.domain.index_maps import FileMap, chunks_of, next_block
@@ -99,6 +99,17 @@ def part_for(regions: Sequence[Region], file: FileMap, size: int, most_bins: int
         for name, found in sorted(bins.items(), key=lambda item: file.contigs[item[0]].number)
     )
     return Part(spans, contigs, *schemes.pop())
+
+
+def name_all(part: Part, names: Sequence[str]) -> Part:
+    """The part of a VCF with an entry for each of these contigs, in this order, empty where nothing is read of it.
+
+    htslib gives a header the contigs that only the index names; so the answer's header does not depend on what was
+    asked, or on whether a part was read.
+    """
+    known = {contig.name: contig for contig in part.contigs}
+    added = [known.pop(name, IndexedContig(name, at, ())) for at, name in enumerate(names)]
+    return replace(part, contigs=(*known.values(), *added))
 
 
 def _chunks(region: Region, file: FileMap) -> Iterable[tuple[int, int, int]]:

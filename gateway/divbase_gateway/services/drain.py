@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from divbase_gateway.db.jobs import JobLine
 from divbase_gateway.db.models import DrainRow, JobRow
 from divbase_gateway.domain.drain import Drain
 from divbase_gateway.domain.errors import InvalidRequest
@@ -55,6 +56,6 @@ def end(session: Session) -> Drain | None:
     return ended
 
 
-def holding(session: Session, jobs: Sequence[JobRow]) -> Drain | None:
+def holding(session: Session, jobs: Sequence[JobRow] | Sequence[JobLine]) -> Drain | None:
     """The drain that any of these jobs waits for; the database is asked only where one could."""
     return current(session) if any(job.state == JobState.ACCEPTED for job in jobs) else None

@@ -14,6 +14,7 @@ from divbase_gateway.db import files as file_rows
 from divbase_gateway.db import jobs as rows
 from divbase_gateway.db import shards as shard_rows
 from divbase_gateway.db import sidecars as sidecar_rows
+from divbase_gateway.db.jobs import JobLine
 from divbase_gateway.db.models import FileVersionRow, JobRow, ProjectRow, UserRow
 from divbase_gateway.domain.allocations import Resources
 from divbase_gateway.domain.errors import Conflict, Forbidden, NotFound
@@ -199,7 +200,7 @@ def list_jobs(
     states: Sequence[str] = (),
     user_id: int | None = None,
     kind: str | None = None,
-) -> list[JobRow]:
+) -> list[JobLine]:
     """The project's jobs, newest first; `before` is the row id that the last page ended with.
 
     Those of shards are theirs who ask for that kind.

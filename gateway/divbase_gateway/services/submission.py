@@ -103,7 +103,7 @@ def open_attempt(
     Args:
         array: what is random in the name of the array whose task the attempt is; None where it is none.
     """
-    job = rows.lock_job(session, job_id)
+    job = rows.lock_job(session, job_id, whole=True)  # its script is written from the plan, also after the transaction
     if job is None or job.state != JobState.ACCEPTED or drain.current(session) is not None:
         return None
     token = secrets.token_urlsafe(32)

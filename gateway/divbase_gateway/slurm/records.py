@@ -297,6 +297,7 @@ def _number(text: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
+@lru_cache(maxsize=1 << 15)  # a line changes, the times in it seldom do
 def _time(text: str) -> datetime | None:
     """A Unix time, which `SLURM_TIME_FORMAT=%s` asks for; 0 and words mean that it has not come."""
     return datetime.fromtimestamp(int(text), UTC) if text.isdecimal() and int(text) > 0 else None
