@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from divbase_client.models import JobState
+from divbase_gateway.s3.store import S3Store
 
 from demo.simulate import Survey
 from tests.e2e.conftest import MakeStack
@@ -25,6 +26,16 @@ def script_of(stack: Stack, slurm_job_id: str) -> psutil.Process | None:
         if process.name() == "bash" and any(Path(process.cwd()).is_relative_to(folder) for folder in folders):
             return process
     return None
+
+
+def made_by_shards(stack: Stack) -> list[str]:
+    """What the store has of it, every version."""
+    there = stack.s3.adopt()
+    assert there is not None
+    store = S3Store(there.endpoint_url, access_key=there.access_key, secret_key=there.secret_key)
+    with stack.client() as client:
+        bucket = client.projects.get("puffins").bucket
+    return [each.key for each in store.list_versions(bucket, ".divbase/shards/")]
 
 
 @pytest.mark.slow
@@ -47,6 +58,7 @@ def test_a_query_spread_over_jobs_gives_the_same_bytes(
     assert outcomes_of(joined) == ["succeeded"]
     with stacks[1].client() as client:
         assert not [file.key for file in client.files.list("puffins") if "shard" in file.key]
+    wait_for(lambda: not made_by_shards(stacks[1]), "the end of what shards made")
     project.fetch(joined.id, tmp_path / "result")
     request = json.loads((tmp_path / "result" / "provenance.json").read_text())["request"]
     assert [each["number"] for each in request["gathers"]] == [shard.number for shard in joined.shards]

@@ -415,12 +415,16 @@ def test_large_result_goes_in_parts(run: Run, gateway: NodeGateway, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("variables", "told"),
-    [({}, None), ({"SLURM_JOB_ID": "157"}, "157"), ({"SLURM_JOB_ID": "157", "SLURM_ARRAY_JOB_ID": "155"}, "155")],
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "157"}, "157"),
+        ({"SLURM_JOB_ID": "157", "SLURM_ARRAY_JOB_ID": "155", "SLURM_ARRAY_TASK_ID": "2"}, "155_2"),
+    ],
 )
 def test_claim_tells_which_run_it_is(
     run: Run, gateway: NodeGateway, tmp_path: Path, variables: dict[str, str], told: str | None
 ) -> None:
-    """The number that sbatch printed for it, which a task of an array has beside its own; none outside SLURM."""
+    """The id that SLURM's commands show: of a task of an array the array's, with its number; none outside SLURM."""
     add_single(gateway, tmp_path)
     gateway.faults.claimed = True
     run(SINGLE, variables=variables)
