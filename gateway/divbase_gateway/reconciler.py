@@ -78,6 +78,7 @@ class Reconciler:
         self._holder = holder
         self._housekeeping = housekeeping
         self._housekept_at: datetime | None = None
+        self._shards_to_clear: Sequence[int] = ()
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -409,7 +410,10 @@ class Reconciler:
 
     def _settle_shards(self) -> None:
         """End queries whose shards failed, and have those whose shards are all there submitted."""
-        if shards.settle(self._database, self._clock.now()):
+        now = self._clock.now()
+        due = shards.due(self._database, now, _LOOSE_ENDS_A_TICK)
+        self._shards_to_clear = due.to_clear
+        if shards.settle(self._database, due.to_settle, now):
             self.wake()
 
     # --- afterwards ---
@@ -419,7 +423,7 @@ class Reconciler:
         now = self._clock.now()
         aftermath.settle_indexes(self._database, self._store, _LOOSE_ENDS_A_TICK)
         aftermath.discard_directories(self._database, self._scheduler, self._store, _LOOSE_ENDS_A_TICK, now)
-        shards.clear(self._database, self._store, now, _LOOSE_ENDS_A_TICK)
+        shards.clear(self._database, self._store, self._shards_to_clear, now)
         if self._housekept_at is None or now - self._housekept_at > timedelta(hours=1):
             self._housekeeping(now)
             self._housekept_at = now
