@@ -95,6 +95,7 @@ class Reconciler:
         self._housekept_at: datetime | None = None
         self._let_go_at: datetime | None = None
         self._copied_at: datetime | None = None
+        self._shards_to_clear: Sequence[int] = ()
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -426,7 +427,10 @@ class Reconciler:
 
     def _settle_shards(self) -> None:
         """End queries whose shards failed, and have those whose shards are all there submitted."""
-        if shards.settle(self._database, self._clock.now()):
+        now = self._clock.now()
+        due = shards.due(self._database, now, _LOOSE_ENDS_A_TICK)
+        self._shards_to_clear = due.to_clear
+        if shards.settle(self._database, due.to_settle, now):
             self.wake()
 
     # --- afterwards ---
@@ -440,7 +444,7 @@ class Reconciler:
             sidecars.look_after(self._database, self._store, _LOOSE_ENDS_A_TICK, now)
             self._copied_at = now
         aftermath.discard_directories(self._database, self._scheduler, self._store, _LOOSE_ENDS_A_TICK, now)
-        shards.clear(self._database, self._store, now, _LOOSE_ENDS_A_TICK)
+        shards.clear(self._database, self._store, self._shards_to_clear, now)
         if self._housekept_at is None or now - self._housekept_at > timedelta(hours=1):
             self._housekeeping(now)
             self._housekept_at = now

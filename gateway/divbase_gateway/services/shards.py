@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -27,12 +28,24 @@ log = structlog.get_logger()
 _WORST_FIRST = (JobState.FAILED, JobState.LOST, JobState.CANCELLED)
 
 
-def settle(database: Database, now: datetime) -> bool:
-    """Bring every query that waits for its shards into line with them. True if any is ready to be submitted now."""
+@dataclass(frozen=True)
+class Due:
+    """Ids of queries of which something is to be done: decided by their shards, or what those made removed."""
+
+    to_settle: Sequence[int]
+    to_clear: Sequence[int]
+
+
+def due(database: Database, now: datetime, limit: int) -> Due:
+    """What is to be done now; two statements, whatever there is."""
     with database.read() as session:
-        due = _due(rows.standings(session))
+        return Due(_undecided(rows.standings(session)), rows.to_clear(session, now, limit))
+
+
+def settle(database: Database, parent_ids: Sequence[int], now: datetime) -> bool:
+    """Bring these queries into line with their shards. True if any is ready to be submitted now."""
     ready = False
-    for parent_id in due:
+    for parent_id in parent_ids:
         with database.write() as session:
             parent = settle_one(session, parent_id, now)
             if parent is not None and parent.state != JobState.SPREAD:
@@ -41,7 +54,7 @@ def settle(database: Database, now: datetime) -> bool:
     return ready
 
 
-def _due(standings: Sequence[rows.Standing]) -> list[int]:
+def _undecided(standings: Sequence[rows.Standing]) -> list[int]:
     """Queries of which something is to be decided: all shards have ended, or some are in vain now."""
     of_parent: dict[int, list[rows.Standing]] = defaultdict(list)
     for each in standings:
@@ -131,17 +144,15 @@ def _gathered(shard: JobRow) -> dict[str, Any]:
 # --- afterwards ----------------------------------------------------------------------------------------------------
 
 
-def clear(database: Database, store: ObjectStore, now: datetime, limit: int) -> None:
-    """Remove what shards made, every version, where nobody needs it any more. It may be interrupted and done again.
+def clear(database: Database, store: ObjectStore, parent_ids: Sequence[int], now: datetime) -> None:
+    """Remove what the shards of these queries made, every version. It may be interrupted and done again.
 
     The rows forget it first, so that a rerun never builds on what is being removed.
 
     Raises:
         StoreUnavailable: the rest waits for the next tick.
     """
-    with database.read() as session:
-        due = rows.to_clear(session, now, limit)
-    for parent_id in due:
+    for parent_id in parent_ids:
         with database.write() as session:
             parent = _forget(session, parent_id, now)
         if parent is None:

@@ -71,7 +71,7 @@ class Search:
 def together(session: Session, job_ids: Sequence[int]) -> list[list[int]]:
     """The same jobs in groups, each to be handed over as one array: shards of one query that ask for the same. Any
     other job is alone."""
-    alike = shard_rows.alike(session, job_ids)
+    alike = shard_rows.alike(session, job_ids) if len(job_ids) > 1 else {}
     groups: dict[tuple[int, ...], list[int]] = {}
     for job_id in job_ids:
         groups.setdefault(alike.get(job_id, (-job_id,)), []).append(job_id)
