@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -63,9 +64,10 @@ def _memory_of(process: psutil.Process) -> int:
 def _size_of(folder: Path) -> int:
     """Bytes on the disk of everything in the folder; what vanishes meanwhile does not count."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_blocks * 512 if path.is_file() else 0
-        except OSError:
-            continue
+    for here, _, names in os.walk(folder):  # which goes on where a folder has vanished; rglob does not
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(here, name)).st_blocks * 512
+            except OSError:
+                continue
     return total

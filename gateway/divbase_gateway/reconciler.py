@@ -439,10 +439,9 @@ class Reconciler:
         """Give indexes and copies to files that waited for them, logs to ended jobs; let the jobs' directories go."""
         now = self._clock.now()
         aftermath.settle_indexes(self._database, self._store, _LOOSE_ENDS_A_TICK)
-        sidecars.settle_sidecars(self._database, self._store, _LOOSE_ENDS_A_TICK, now)
-        if self._copied_at is None or now - self._copied_at >= _BETWEEN_COPIES:
-            sidecars.look_after(self._database, self._store, _LOOSE_ENDS_A_TICK, now)
-            self._copied_at = now
+        sweep = self._copied_at is None or now - self._copied_at >= _BETWEEN_COPIES
+        sidecars.look_after(self._database, self._store, _LOOSE_ENDS_A_TICK, now, sweep=sweep)
+        self._copied_at = now if sweep else self._copied_at
         aftermath.discard_directories(self._database, self._scheduler, self._store, _LOOSE_ENDS_A_TICK, now)
         shards.clear(self._database, self._store, self._shards_to_clear, now)
         if self._housekept_at is None or now - self._housekept_at > timedelta(hours=1):

@@ -93,6 +93,7 @@ class FakeGateway:
         self.uploads: dict[str, OpenUpload] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
         self.snapshots: dict[str, dict[str, Any]] = {}
+        self.sidecar: dict[str, Any] | None = None  # of every file
         self.job_states: dict[str, list[str]] = {}
         self.job_fields: dict[str, Any] = {}  # of every job that moves on, beside what its state brings
         self.answers: dict[str, Any] = {}  # "METHOD /path" below /api/v1 -> a fixed answer, or a Refusal
@@ -188,6 +189,7 @@ class FakeGateway:
     def file_info(self, query: dict[str, str], body: Any, project: str) -> Any:
         one = self._version(query["key"], query.get("version"))
         extra = {"sample_names": ["S1", "S2"], "contig_list": [], "index_key": None, "index_job": None}
+        extra |= {"sidecar": self.sidecar}
         return {**file(query["key"], one), **extra}
 
     def download(self, query: dict[str, str], body: Any, project: str) -> Any:
@@ -360,6 +362,7 @@ _ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     ("POST", "/projects", lambda gateway, query, body: project(body["name"])),
     ("GET", _PROJECT, lambda gateway, query, body, name: project(name)),
     ("GET", _PROJECT + "/storage", lambda gateway, query, body, name: storage(name)),
+    ("PATCH", _PROJECT, lambda gateway, query, body, name: project(name) | body),
     ("GET", _PROJECT + "/files", FakeGateway.list_files),
     ("GET", _PROJECT + "/files/info", FakeGateway.file_info),
     ("GET", _PROJECT + "/files/download", FakeGateway.download),

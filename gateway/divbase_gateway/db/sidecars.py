@@ -40,6 +40,12 @@ class Wanted(NamedTuple):
     version: FileVersionRow
 
 
+def is_there_any(session: Session) -> bool:
+    """Whether a project wants copies, or there are rows of some: nearly nothing to ask where nobody does."""
+    wants, rows = exists().where(ProjectRow.sidecars), exists().where(SidecarRow.id.is_not(None))
+    return bool(session.scalar(select(or_(wants, rows))))
+
+
 def find_wanted(session: Session, limit: int) -> list[Wanted]:
     """Current versions of projects that want copies, which can have one and have no row; oldest first."""
     query = (

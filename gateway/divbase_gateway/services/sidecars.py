@@ -45,12 +45,23 @@ def look_at(session: Session, version_row_id: int) -> SidecarView | None:
     return SidecarView(SidecarState(row.state), size, row.reason, row.job)
 
 
-def look_after(database: Database, store: ObjectStore, limit: int, now: datetime) -> None:
-    """Do what there is to do about copies, at most `limit` of each kind.
+def look_after(database: Database, store: ObjectStore, limit: int, now: datetime, *, sweep: bool) -> None:
+    """Do what there is to do about copies, at most `limit` of each kind: settle those whose jobs have ended.
+
+    Args:
+        sweep: also look for versions that want one, and for copies that nobody wants any more.
 
     Raises:
         StoreUnavailable: the rest waits for the next time.
     """
+    with database.read() as session:
+        if not rows.is_there_any(session):
+            return
+        ended = rows.find_ended(session, limit)
+    for each in ended:
+        _settle(database, store, each, now)
+    if not sweep:
+        return
     accept_wanted(database, now)
     with database.write() as session:
         rows.mark_wanted_again(session, now)
@@ -112,19 +123,8 @@ class _Written:
     indexed: catalogue.Indexed
 
 
-def settle_sidecars(database: Database, store: ObjectStore, limit: int, now: datetime) -> None:
-    """Let queries read what ended jobs have written, or keep the reason why they cannot.
-
-    Raises:
-        StoreUnavailable: the rest waits for the next tick.
-    """
-    with database.read() as session:
-        ended = rows.find_ended(session, limit)
-    for each in ended:
-        _settle(database, store, each, now)
-
-
 def _settle(database: Database, store: ObjectStore, ended: rows.Ended, now: datetime) -> None:
+    """Let queries read what an ended job has written, or keep the reason why they cannot."""
     job, reason, written = ended.job, ended.job.message or f"Job {ended.job.public_id} was {ended.job.state}.", None
     if job.state == JobState.SUCCEEDED:
         try:
