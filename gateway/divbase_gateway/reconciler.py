@@ -439,9 +439,7 @@ class Reconciler:
         """Give indexes and copies to files that waited for them, logs to ended jobs; let the jobs' directories go."""
         now = self._clock.now()
         aftermath.settle_indexes(self._database, self._store, _LOOSE_ENDS_A_TICK)
-        sweep = self._copied_at is None or now - self._copied_at >= _BETWEEN_COPIES
-        sidecars.look_after(self._database, self._store, _LOOSE_ENDS_A_TICK, now, sweep=sweep)
-        self._copied_at = now if sweep else self._copied_at
+        self._look_after_copies(now)
         aftermath.discard_directories(self._database, self._scheduler, self._store, _LOOSE_ENDS_A_TICK, now)
         shards.clear(self._database, self._store, self._shards_to_clear, now)
         if self._housekept_at is None or now - self._housekept_at > timedelta(hours=1):
@@ -463,6 +461,15 @@ class Reconciler:
             log.warning("removal.unavailable", error=str(error))
             return timedelta(minutes=5)
         return timedelta(0) if max(removed, given_up) >= _REMOVALS_A_TICK else timedelta(hours=1)
+
+    def _look_after_copies(self, now: datetime) -> None:
+        """A store that does not let go of a copy must not keep directories and the rest from being cleaned up."""
+        sweep = self._copied_at is None or now - self._copied_at >= _BETWEEN_COPIES
+        self._copied_at = now if sweep else self._copied_at
+        try:
+            sidecars.look_after(self._database, self._store, _LOOSE_ENDS_A_TICK, now, sweep=sweep)
+        except StoreUnavailable as error:
+            log.warning("sidecars.unavailable", error=str(error))
 
 
 @contextmanager
