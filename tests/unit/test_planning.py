@@ -378,6 +378,7 @@ def test_result_names_that_are_refused(name: str) -> None:
         (["1:5", "1:5"], None),  # shared
         (["1:0 2:5", "3:0 1:5"], None),  # with b first, its header has 3 before 1
         (["1:0 2:5", "2:0 1:5"], None),  # with b first, its header has 2 before 1
+        (["1:0 2:5", "1:5"], None),  # with b first, 2 comes behind what the steps add to the header of b
     ],
 )
 def test_when_plain_concat_is_sorted(headers: list[str], order: list[str] | None) -> None:

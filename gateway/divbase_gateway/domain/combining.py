@@ -115,13 +115,14 @@ def plain_concat_order(members: Sequence[Member]) -> tuple[Member, ...] | None:
     """The order in which plain `concat` gives a sorted result; None where only `--allow-overlaps` does.
 
     Plain concat copies one file after the other, so every contig has to be in one file only, and the contigs of the
-    files must not interleave. The header that bcftools makes of that order has to be the one of the files in key order.
+    files must not interleave. The header that bcftools makes of that order has to be the one of the files in key order:
+    it appends the contigs that a later file adds, behind what the steps have added to the first.
     """
     rank = _ranks(members)
     if any(not member.data for member in members):
         return None
     ordered = tuple(sorted(members, key=lambda member: min(rank[name] for name in member.data)))
-    if union_contigs(ordered) != union_contigs(members):
+    if ordered != tuple(members) and len({member.header for member in members}) > 1:
         return None
     written = [rank[name] for member in ordered for name in member.data]
     return ordered if all(a < b for a, b in pairwise(written)) else None

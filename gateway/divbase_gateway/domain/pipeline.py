@@ -11,6 +11,9 @@ What bcftools does, and what follows from it (seen in its source and in 1.24):
 - `merge --no-index` reads pipes, but only if all headers have the same contigs in the same order and records follow
   it. Otherwise its sources are written to indexed BCFs too, and it seeks.
 - Both make the combined header by first appearance over their inputs, and write contigs in that order.
+- Plain `concat` appends the contigs that a later header adds behind what `view` added to the first (AC, AN).
+- `merge` remembers: after its first gVCF block beside several records it writes all others differently, to the end. So
+  what `view -a` makes blocks of is merged in one piece (see `planning`).
 - Everything that may come after them reads and writes a stream; `stats` can write to nowhere else.
 - `concat` of files that follow each other, also within a contig, gives the records one after the other, and what
   compresses with `--threads` writes the same bytes as without. So shards are all at work at once, each into a BCF, and

@@ -489,13 +489,24 @@ def _cut(work: _Work, places: _Places, count: int) -> tuple[Shard, ...]:
     files = [found for member in members if (found := places.of(member)) is not None]
     by_variants = work.steps.steps[0].value("regions-overlap") == "2"
     unknown = any(entry.reads_copy and places.of_copy(entry.member) is None for entry in work.layout.numbered)
-    if by_variants or unknown or len(files) < len(members) or _may_ask_for_zero(work):
+    if by_variants or unknown or len(files) < len(members) or _may_ask_for_zero(work) or _merges_blocks(work):
         return ()
     if not work.steps.regions and not all(map(follows, files, (member.header for member in members))):
         return ()
     shards = cut(places.regions, files, count)
     longest = max(len(format_regions(shard.regions).encode()) for shard in shards)
     return shards if longest <= MAX_REGIONS_BYTES else ()
+
+
+def _merges_blocks(work: _Work) -> bool:
+    """Whether `merge` may be given records without another allele that have an END, as `--trim-alt-alleles` makes them
+    of deletions that no sample has.
+
+    bcftools takes them for blocks of a gVCF. At the first one that shares its place with others it changes its ways
+    for all that follows: it leaves END out, and cuts blocks where other records are. A shard begins with the old ways.
+    """
+    trims = any(step.has("trim-alt-alleles") for step in work.steps.steps)
+    return trims and work.kind in (CombineKind.MERGE, CombineKind.MIXED)
 
 
 def _may_ask_for_zero(work: _Work) -> bool:
