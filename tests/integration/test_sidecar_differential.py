@@ -39,7 +39,7 @@ __all__ = ["program"]  # the fixture
 
 pytestmark = pytest.mark.slow  # real programs
 
-CASES = int(os.environ.get("DIVBASE_SIDECAR_CASES", "25"))
+CASES = int(os.environ.get("DIVBASE_SIDECAR_CASES", "8"))
 FIRST = int(os.environ.get("DIVBASE_SIDECAR_FROM", "0"))
 
 

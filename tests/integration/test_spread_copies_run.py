@@ -31,9 +31,7 @@ bcftools, variants, door, world = (
 
 SAMPLES = {"one.vcf.gz": ["A", "B"], "two.vcf.gz": ["C"]}
 QUESTIONS: dict[str, dict[str, Any]] = {
-    "one file": {"files": ["one.vcf.gz"], "command": "view"},
     "bcf": {"files": ["one.vcf.gz"], "command": "view", "output": "bcf"},
-    "merged": {"files": [*SAMPLES], "command": "view -i 'INFO/DP>10'", "output": "bcf"},
     "steps": {"files": [*SAMPLES], "command": "view -m2 -M2", "after": "norm -m -any; view -c 1"},
     "text": {"files": [*SAMPLES], "command": "view", "after": r"query -f '%CHROM %POS %FILTER[ %GT]\n'"},
 }
