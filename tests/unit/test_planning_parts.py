@@ -203,7 +203,7 @@ def test_a_hundred_files_are_planned_in_milliseconds() -> None:
         )
         best = min(best, time.process_time() - began)
     assert len(parts(plan)) == 100
-    assert best < 0.2  # 0.03 s where it was written
+    assert best < 2  # 0.03 s, and minutes for what goes through every window of every file
 
 
 # --- shards ----------------------------------------------------------------------------------------------------------

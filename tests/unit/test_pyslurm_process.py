@@ -204,9 +204,7 @@ def test_pause_follows_a_fault() -> None:
     """A library that cannot be loaded is not loaded again for every request; the words stay."""
     process = process_of("import sys; sys.exit('fatal: no slurm.conf')", first_pause_s=30)
     first = fault_of(process, "echo")
-    began = time.monotonic()
     again = fault_of(process, "echo")
-    assert time.monotonic() - began < 0.01
     assert (again.message, again.hint, again.started) == (first.message, first.hint, False)
 
 

@@ -130,7 +130,7 @@ def test_a_whole_contig_is_as_quick_as_a_place_in_it(dense: Dense) -> None:
         assert has_records([Region("2")], dense.map)
         part_for([Region("2")], dense.map, len(dense.data))
         part_for([Region("2", 500_000, 600_000)], dense.map, len(dense.data))
-    assert time.process_time() - began < 0.3  # 0.02 s where it was written
+    assert time.process_time() - began < 2  # 0.02 s, and minutes for what goes through every window
 
 
 # --- limits --------------------------------------------------------------------------------------------------------
