@@ -63,6 +63,30 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return Files(**paths)
 
 
+def test_the_catalogue_keeps_whether_a_file_has_blocks(database: Database, tmp_path: Path) -> None:
+    """Guards: planning is told of it; of a version that an earlier release looked at, it is not known, so it may be."""
+    lab = lab_in_memory(database)
+    for name, alt in (("block", "<NON_REF>"), ("snp", "C")):
+        text = vcf_header([name], {"chr1": 1000}).replace(
+            "#CHROM", '##INFO=<ID=END,Number=1,Type=Integer,Description="e">\n#CHROM'
+        )
+        record = f"chr1\t5\t.\tA\t{alt}\t.\t.\tEND=9\tGT\t0/0\n"
+        path = tmp_path / f"{name}.vcf.gz"
+        path.write_bytes(bgzf((text + record).encode(), block=2000, level=0))
+        index_variants(path, "csi")
+        lab.upload_file(Path(f"{path}.csi"))
+        lab.upload_file(path)
+
+    def known() -> dict[str, bool]:
+        with database.read() as session:
+            return {file.key: file.has_blocks for file in catalogue_of(session, lab.project.id)}
+
+    assert known() == {"block.vcf.gz": True, "snp.vcf.gz": False}
+    with database.write() as session:
+        session.execute(update(FileVersionRow).values(has_blocks=None))
+    assert known() == {"block.vcf.gz": True, "snp.vcf.gz": True}
+
+
 @pytest.fixture
 def lab(database: Database, files: Files) -> Lab:
     """A project with both files and their indexes."""

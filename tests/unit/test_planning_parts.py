@@ -223,6 +223,16 @@ def test_work_that_pays_is_in_shards() -> None:
     assert sharded(f"view -r 1:1-{20 * WINDOW}").shards == 1
 
 
+def test_a_merge_of_blocks_is_not_in_shards() -> None:
+    """bcftools remembers the first block that it meets, for all that follows; a shard would not know of it."""
+    blocks = replace(A, has_blocks=True)
+    request = QueryRequest(Selection(all_samples=True), "view")
+    merged = make_plan(request, [blocks, B], None, Maps(MAPS), shards=4, spread_after_s=1)
+    assert (merged.shards, merged.task_plans) == (1, ())
+    assert make_plan(request, [blocks], None, Maps(MAPS), shards=4).shards == 4
+    assert make_plan(request, [A, B], None, Maps(MAPS), shards=4).shards == 4
+
+
 def test_shards_keep_within_what_a_job_may_ask_for() -> None:
     """Fewer cores, or less memory, are fewer shards; never a plan that would be refused."""
     assert [sharded("view", cores=cores).shards for cores in (1, 2, 3, 64)] == [1, 2, 3, 6]

@@ -10,6 +10,7 @@ from divbase_gateway.domain.vcf import (
     HeaderContig,
     NotVariants,
     UnusableHeader,
+    may_have_blocks,
     measure_header,
     parse_bcf_header,
     parse_header,
@@ -200,3 +201,38 @@ def test_no_bytes_raise_anything_but_a_reason(noise: bytes, at: int) -> None:
         with suppress(UnusableHeader):
             if measure_header(data, whole=True) is not None:
                 parse_header(data)
+
+
+END = '##INFO=<ID=END,Number=1,Type=Integer,Description="End">'
+NON_REF = '##ALT=<ID=NON_REF,Description="Any other">'
+BLOCK = "1\t10\t.\tA\t<NON_REF>\t.\t.\tEND=20\tGT\t0/0\t0/0\n"
+SNP = "1\t10\t.\tA\tC\t.\t.\tDP=3\tGT\t0/1\t0/0\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "records", "blocks"),
+    [
+        ([END, NON_REF], BLOCK, True),
+        ([END], BLOCK, True),
+        ([END], "1\t10\t.\tA\t.\t.\t.\tDP=3;END=20\n", True),
+        ([END], "1\t10\t.\tA\t<*>\t.\t.\tEND=20\r\n", True),
+        ([NON_REF], BLOCK, False),  # without its line END is no end
+        ([END], "1\t10\t.\tA\t<DEL>\t.\t.\tEND=20\n", False),
+        ([END], "1\t10\t.\tA\t.\t.\t.\tTREND=20\n", False),
+        ([END, NON_REF], SNP * 50, False),  # called together: the header is what is left of the blocks
+        ([END, NON_REF], SNP * 49, True),  # too few to tell
+        ([END], SNP * 3, False),
+        ([END, NON_REF], SNP * 49 + BLOCK.rstrip("\n"), True),  # the last record is cut off
+    ],
+)
+def test_files_with_blocks_are_told_by_their_first_records(lines: list[str], records: str, blocks: bool) -> None:
+    """Guards: a gVCF is known, whoever called it, and a file called from gVCFs is not taken for one."""
+    text = header(*lines)
+    assert may_have_blocks(text + records.encode(), len(text)) is blocks
+
+
+@pytest.mark.parametrize(("lines", "blocks"), [([END, NON_REF], True), ([END], False), ([NON_REF], False)])
+def test_a_bcf_with_blocks_is_told_by_its_header(lines: list[str], blocks: bool) -> None:
+    """Guards: its records are not read as text."""
+    data = bcf(header(*lines))
+    assert may_have_blocks(data + b"\x10\0\0\0\n\n", len(data)) is blocks

@@ -117,6 +117,7 @@ def catalogue_of(session: Session, project_id: int) -> list[CataloguedFile]:
             FileRow.key, version.version_id, version.size, version.etag, version.sha256, version.format, version.state,
             version.reason, cast(version.samples, Text), cast(version.contigs, Text), version.index_key,
             version.index_version_id, version.index_kind, version.index_size, version.index_etag, version.data_begin,
+            version.has_blocks,
         )
         .join(version, version.id == FileRow.current_id)
         .where(FileRow.project_id == project_id, FileRow.deleted_at.is_(None), version.format.in_(VARIANT_FORMATS))
@@ -136,7 +137,7 @@ def catalogued(key: str, row: FileVersionRow) -> CataloguedFile:
     return _catalogued(
         key, row.version_id, row.size, row.etag, row.sha256, row.format, row.state, row.reason, tuple(row.samples),
         tuple(_contig(*each) for each in row.contigs), row.index_key, row.index_version_id, row.index_kind,
-        row.index_size, row.index_etag, row.data_begin,
+        row.index_size, row.index_etag, row.data_begin, row.has_blocks,
     )  # fmt: skip
 
 
@@ -153,7 +154,7 @@ def set_catalogued(row: FileVersionRow, file: CataloguedFile) -> None:
     row.index_size = index.size if index else None
     row.index_bytes = index.size if index and index.key.startswith(RESERVED_PREFIXES) else 0
     row.index_etag = index.etag if index else None
-    row.data_begin = file.data_begin
+    row.data_begin, row.has_blocks = file.data_begin, file.has_blocks
 
 
 def page_at(
@@ -232,7 +233,7 @@ def _catalogued(
     key: str, version_id: str, size: int, etag: str, sha256: str | None, file_format: str, state: str,
     reason: str | None, samples: tuple[str, ...], contigs: tuple[Contig, ...], index_key: str | None,
     index_version_id: str | None, index_kind: str | None, index_size: int | None, index_etag: str | None,
-    data_begin: int | None,
+    data_begin: int | None, has_blocks: bool | None,
 ) -> CataloguedFile:  # fmt: skip
     index = None
     if index_key is not None:
@@ -256,4 +257,5 @@ def _catalogued(
         contigs=contigs,
         index=index,
         data_begin=data_begin,
+        has_blocks=has_blocks is not False,  # of what an earlier release looked at, it is not known
     )

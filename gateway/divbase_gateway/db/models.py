@@ -204,6 +204,7 @@ class FileVersionRow(Base):
     index_etag: Mapped[str | None] = mapped_column(String(100))
     index_job: Mapped[str | None] = mapped_column(String(20))  # public id of the job that builds or built it
     data_begin: Mapped[int | None]  # virtual offset of the first record, where its contigs have `IndexMapRow`s
+    has_blocks: Mapped[bool | None]  # of a gVCF; None where that was not looked for
     uploaded_at: Mapped[datetime]
     uploaded_by_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
 

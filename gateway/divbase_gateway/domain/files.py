@@ -91,6 +91,7 @@ class CataloguedFile:
         sha256: hex, as the uploader stated it and S3's part checksums bear out; None for adopted objects.
         data_begin: virtual offset at which the records begin; None where the catalogue keeps no maps of its contigs.
         sidecar: its BCF copy, where queries may read one.
+        has_blocks: whether its records may be blocks of a gVCF.
     """
 
     key: str
@@ -106,6 +107,7 @@ class CataloguedFile:
     index: IndexRef | None
     data_begin: int | None = None
     sidecar: Sidecar | None = None
+    has_blocks: bool = False
 
 
 def format_of(key: str) -> FileFormat:

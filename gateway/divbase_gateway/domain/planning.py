@@ -499,14 +499,16 @@ def _cut(work: _Work, places: _Places, count: int) -> tuple[Shard, ...]:
 
 
 def _merges_blocks(work: _Work) -> bool:
-    """Whether `merge` may be given records without another allele that have an END, as `--trim-alt-alleles` makes them
-    of deletions that no sample has.
+    """Whether `merge` may be given records without another allele that have an END: of a gVCF, or as
+    `--trim-alt-alleles` makes them of deletions that no sample has.
 
     bcftools takes them for blocks of a gVCF. At the first one that shares its place with others it changes its ways
     for all that follows: it leaves END out, and cuts blocks where other records are. A shard begins with the old ways.
     """
-    trims = any(step.has("trim-alt-alleles") for step in work.steps.steps)
-    return trims and work.kind in (CombineKind.MERGE, CombineKind.MIXED)
+    if work.kind not in (CombineKind.MERGE, CombineKind.MIXED):
+        return False
+    has_blocks = any(member.file.has_blocks for group in work.groups for member in group.members)
+    return has_blocks or any(step.has("trim-alt-alleles") for step in work.steps.steps)
 
 
 def _may_ask_for_zero(work: _Work) -> bool:

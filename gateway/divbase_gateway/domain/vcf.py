@@ -173,6 +173,36 @@ def parse_header(data: bytes) -> VcfHeader:
     return parse_bcf_header(data) if data.startswith(BCF_MAGIC) else parse_vcf_header(data)
 
 
+def may_have_blocks(data: bytes, header_bytes: int) -> bool:
+    """Whether records may be blocks of a gVCF, as `bcftools merge` knows them: an END, and no allele or one that stands
+    for all others. Nearly every record of a gVCF is one, so the first few tell; many headers only name the alleles.
+
+    Args:
+        data: unpacked, from the beginning of the file; its header has `header_bytes` of them.
+    """
+    header = data[:header_bytes]
+    if _END_IN_INFO.search(header) is None:  # then it has no meaning, and records end where REF does
+        return False
+    records = [] if data.startswith(BCF_MAGIC) else data[header_bytes:].split(b"\n")[:-1]
+    if any(map(_is_block, records)):
+        return True
+    return len(records) < _TELLING and _BLOCK_ALLELE.search(header) is not None
+
+
+_END_IN_INFO = re.compile(rb"^##INFO=<(?:[^>\n]*,)?ID=END[,>]", re.MULTILINE)
+_BLOCK_ALLELE = re.compile(rb"^##ALT=<(?:[^>\n]*,)?ID=(?:NON_REF|\*|X)[,>]", re.MULTILINE)
+_BLOCK_ALLELES = frozenset({b".", b"<NON_REF>", b"<*>", b"<X>"})
+_TELLING = 50
+"""Records, none of which is a block, after which a file is taken for one without."""
+
+
+def _is_block(record: bytes) -> bool:
+    columns = record.rstrip(b"\r").split(b"\t", 8)
+    if len(columns) < 8 or _BLOCK_ALLELES.isdisjoint(columns[4].split(b",")):
+        return False
+    return any(field.startswith(b"END=") for field in columns[7].split(b";"))
+
+
 def _parse_columns(line: bytes) -> tuple[str, ...]:
     try:
         columns = line.decode("utf-8").split("\t")

@@ -27,7 +27,15 @@ from divbase_gateway.domain.indexes import (
 )
 from divbase_gateway.domain.repairs import Condition, repair_command
 from divbase_gateway.domain.sidecars import UnequalCopy, check_equal
-from divbase_gateway.domain.vcf import BCF_MAGIC, MAX_HEADER_BYTES, NotVariants, VcfHeader, measure_header, parse_header
+from divbase_gateway.domain.vcf import (
+    BCF_MAGIC,
+    MAX_HEADER_BYTES,
+    NotVariants,
+    VcfHeader,
+    may_have_blocks,
+    measure_header,
+    parse_header,
+)
 from divbase_gateway.ports import ObjectInfo, ObjectStore
 
 FIRST_READ_BYTES = 64 * 1024
@@ -231,7 +239,8 @@ def _inspect_file(ranges: _Ranges, blank: CataloguedFile) -> tuple[CataloguedFil
     file = replace(blank, state=FileState.INDEXING, reason=None, index=None)
     if head is not None:
         contigs = count_contigs(head.header, None)
-        file = replace(file, format=head.format, samples=head.header.samples, contigs=contigs)
+        blocks = may_have_blocks(head.prefix.data, head.header_bytes)
+        file = replace(file, format=head.format, samples=head.header.samples, contigs=contigs, has_blocks=blocks)
     if faults:
         return replace(file, state=FileState.UNUSABLE, reason=" ".join(faults)), None
     return file, head
