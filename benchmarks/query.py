@@ -62,6 +62,7 @@ class Size:
     populations: dict[str, Population]
     cells: tuple[Cell, ...]
     enough_s: float
+    with_real: bool = True
 
 
 QUICK = Size(
@@ -91,6 +92,15 @@ FULL = Size(
 )
 
 
+def _chosen(size: Size) -> Size:
+    """What DIVBASE_BENCH_PROJECTS names (`ten`, or `one,real`), where that is set: all of it takes most of an hour."""
+    names = os.environ.get("DIVBASE_BENCH_PROJECTS", "").replace(",", " ").split()
+    if not names:
+        return size
+    kept = {name: each for name, each in size.populations.items() if name in names}
+    return Size(kept, tuple(cell for cell in size.cells if cell.project in kept), size.enough_s, "real" in names)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A cell's measurements: for every way one of each round; `digests` has one entry if all results are equal."""
@@ -113,7 +123,7 @@ class Outcome:
 
 def measure(folder: Path, quick: bool) -> Section:
     """Simulate, upload and race in `folder`. Writes the chart beside the page of the documentation, if not quick."""
-    size = QUICK if quick else FULL
+    size = QUICK if quick else _chosen(FULL)
     outcomes: list[Outcome] = []
     titles: dict[str, str] = {}
     with ExitStack() as stays:
@@ -131,12 +141,12 @@ def measure(folder: Path, quick: bool) -> Section:
             cells = [cell for cell in size.cells if cell.project == project]
             outcomes += _race(_scene(stack, client, network, project, files, folder / "work"), cells, size.enough_s)
             shutil.rmtree(folder / project)
-        if REAL.is_dir():
+        if REAL.is_dir() and size.with_real:
             percents = (10,) if quick else (1, 10, 100)
             files, cells = _real_files(folder / "real"), [Cell("real", percent, 100, FAR) for percent in percents]
             titles["real"] = f"{len(files)} files of a public data set, {sum(file.size for file in files) / 1e6:.0f} MB"
             outcomes += _race(_scene(stack, client, network, "real", files, folder / "work"), cells, size.enough_s)
-    if not quick:
+    if not quick and "ten" in titles:
         CHART.write_text(draw("ten", titles["ten"], outcomes), encoding="utf-8")
     return _section(titles, outcomes, quick)
 
@@ -245,12 +255,14 @@ def _section(titles: dict[str, str], outcomes: Sequence[Outcome], quick: bool) -
     tables = [_targets(titles, outcomes), _bytes(titles, outcomes), _steps(titles, outcomes)]
     tables += [_times(f"{titles[project]}, {distance}", group) for (project, distance), group in groups.items()]
     passed = [one.traffic.cpu / one.wall for outcome in outcomes for each in outcome.taken.values() for one in each]
+    named = os.environ.get("DIVBASE_BENCH_PROJECTS")
     words = (
         *_WORDS,
+        *(() if quick or not named else (f"Of all projects of this benchmark only `{named}`, as asked for.",)),
         f"Between node and S3 is a process that counts and delays; it used {max(passed):.0%} of a core at most, "
         f"{sum(passed) / len(passed):.0%} on average. `{os.cpu_count()}` cores are shared by it, the S3 server, the "
         "gateway and the node.",
-        *(() if quick else ("![Seconds by region](query-speed.svg)",)),
+        *(() if quick or "ten" not in titles else ("![Seconds by region](query-speed.svg)",)),
     )
     raw = {"cells": [_raw(outcome) for outcome in outcomes]}
     return Section("query", "A part of many files", words, tuple(tables), raw)
