@@ -20,6 +20,12 @@ ARRAY_MARK = ".shards"
 """How the name of every array of ours ends; the task of a number is the job called `<array's name>.<number>`."""
 
 
+def array_of(name: str) -> str:
+    """The name that SLURM knows of a job: of a task of an array of ours, the array's."""
+    array, _, number = name.rpartition(".")
+    return array if array.endswith(ARRAY_MARK) and number.isdecimal() else name
+
+
 @dataclass(frozen=True)
 class Submission:
     """A job to hand to the scheduler.
@@ -156,8 +162,11 @@ class Scheduler(Protocol):
         """
         ...
 
-    def cancel(self, ref: SlurmRef) -> None:
-        """Ask for the job's end, its children included. Cancelling a job that ended is no error."""
+    def cancel(self, *refs: SlurmRef) -> None:
+        """Ask for the end of a job, or of tasks of one array, their children included. One that ended is no error.
+
+        SLURM keeps no record of a waiting task that is cancelled without the others that wait: those go in one call.
+        """
         ...
 
     def read_log(self, ref: SlurmRef, max_bytes: int) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from divbase_gateway.domain.errors import (
     Unavailable,
 )
 from divbase_gateway.domain.jobs import Phase, phase_of
-from divbase_gateway.ports import ArrayScheduler, Clock, ObjectStore, Observation, Scheduler, SlurmRef
+from divbase_gateway.ports import ArrayScheduler, Clock, ObjectStore, Observation, Scheduler, SlurmRef, array_of
 from divbase_gateway.services import (
     aftermath,
     drain,
@@ -361,17 +362,21 @@ class Reconciler:
         self._record(tracked, observation, verdicts, unread)
 
     def _send_cancellations(self, tracked: list[settlement.Tracked]) -> None:
+        """Tell the scheduler which jobs users want ended, tasks of one array together."""
+        wanted: dict[str, list[settlement.Tracked]] = defaultdict(list)
         for each in tracked:
-            if not each.cancel_wanted or each.cancel_sent:
-                continue
+            if each.cancel_wanted and not each.cancel_sent:
+                wanted[array_of(each.ref.name)].append(each)
+        for name, told in wanted.items():
             try:
-                self._scheduler.cancel(each.ref)
+                self._scheduler.cancel(*(each.ref for each in told))
             except SchedulerUnavailable as error:
-                log.warning("cancel.unavailable", name=each.ref.name, error=str(error))
+                log.warning("cancel.unavailable", name=name, error=str(error))
                 return
-            log.info("job.cancel_sent", name=each.ref.name, slurm_id=each.ref.job_id)
+            log.info("job.cancel_sent", name=name, slurm_ids=[each.ref.job_id for each in told])
             with self._database.write() as session:
-                settlement.record_cancel_sent(session, each, self._clock.now())
+                for each in told:
+                    settlement.record_cancel_sent(session, each, self._clock.now())
 
     def _verify(self, tracked: list[settlement.Tracked], observation: Observation) -> dict[int, settlement.Verdict]:
         """Job id -> the store's word, for those that the scheduler calls completed and that have reported."""

@@ -49,8 +49,8 @@ class RecentJobs:
     def history(self, since: datetime) -> list[PastRun]:
         return self.scheduler.history(since)
 
-    def cancel(self, ref: SlurmRef) -> None:
-        self.scheduler.cancel(ref)
+    def cancel(self, *refs: SlurmRef) -> None:
+        self.scheduler.cancel(*refs)
 
     def read_log(self, ref: SlurmRef, max_bytes: int) -> bytes:
         return self.scheduler.read_log(ref, max_bytes)

@@ -610,6 +610,19 @@ def test_one_task_is_cancelled_and_the_others_go_on(arrays: Bench) -> None:
     assert arrays.look(refs[2]).state == "RUNNING"
 
 
+def test_tasks_that_wait_are_cancelled_together(arrays: Bench) -> None:
+    """All that waited have an end afterwards, by whatever it is looked at; so has one that ran."""
+    blocking = [arrays.submit(f"j{number}", "sleep 60") for number in (1, 2)]
+    for ref in blocking:
+        arrays.running(ref)
+    refs = arrays.submit_array({1: "sleep 60", 2: "sleep 60", 3: "sleep 60"})
+    arrays.scheduler.cancel(*refs.values())
+    assert {word(arrays.end_of(ref)) for ref in refs.values()} == {"CANCELLED"}
+    assert all(arrays.look(ref).started_at is None for ref in refs.values())
+    arrays.scheduler.cancel(*refs.values())  # once more is no error
+    assert {word(history) for history in settled_history(arrays, *refs.values()).values()} == {"CANCELLED"}
+
+
 def test_directories_of_tasks_go_one_by_one(arrays: Bench) -> None:
     """A task that was settled leaves nothing, while others of its array still need theirs."""
     refs = arrays.submit_array({1: "echo one", 2: "echo two"})

@@ -63,9 +63,10 @@ class FakeScheduler:
         before_answer, during_look: called once, when a submission was taken and not yet answered; when a look has seen
             the jobs and not yet said so.
         hidden: `find` does not see what there is, as an accounting that lags for long.
+        forgetful: no record is left of what is cancelled, as of a task of an array of SLURM.
         by_itself: False leaves every job as it is until the test says otherwise (`show`).
 
-    Records: `jobs` in order, `cancelled` and `discarded` refs, `looks` (calls of observe),
+    Records: `jobs` in order, `cancelled` and `discarded` refs, `cancels` and `looks` (calls of cancel and of observe),
     `accepted` (jobs ever taken, forgotten ones included).
     """
 
@@ -79,9 +80,11 @@ class FakeScheduler:
     during_look: Callable[[], object] | None = None
     refusal: str | None = None
     hidden: bool = False
+    forgetful: bool = False
     by_itself: bool = True
     jobs: list[FakeJob] = field(default_factory=list)
     cancelled: list[SlurmRef] = field(default_factory=list)
+    cancels: int = 0
     discarded: list[SlurmRef] = field(default_factory=list)
     looks: int = 0
     accepted: int = 0
@@ -150,10 +153,13 @@ class FakeScheduler:
         runs = [PastRun(job.ref, job.sighting) for job in self.jobs if job.ref.name.startswith(OUR_JOBS)]
         return [run for run in runs if run.sighting.ended_at is None or run.sighting.ended_at >= since]
 
-    def cancel(self, ref: SlurmRef) -> None:
+    def cancel(self, *refs: SlurmRef) -> None:
         self._answer()
-        self.cancelled.append(ref)
-        for job in self._of(ref):
+        self.cancelled += refs
+        self.cancels += 1
+        if self.forgetful:
+            self.jobs = [job for job in self.jobs if job.ref not in refs]
+        for job in (each for ref in refs for each in self._of(ref)):
             if not job.ended:
                 signal = 15 if job.sighting.state == "RUNNING" else 0
                 job.sighting = self._end(job, "CANCELLED", 0, signal)

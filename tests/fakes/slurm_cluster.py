@@ -372,7 +372,8 @@ def sacct(folder: Path, state: State, argv: list[str]) -> None:
         _fail(DATABASE)
     wanted = {each for each in options.get("jobs", "").split(",") if each}
     for job in _with_waiting_tasks_as_one(state["jobs"]):
-        chosen = not wanted or not wanted.isdisjoint(job.get("tasks", [job["id"]]))
+        # A task is found by its own number only once it has a line of its own.
+        chosen = not wanted or job["id"] in wanted or job["id"].partition("_")[0] in wanted
         if chosen and job["submit"] >= begin and options.get("name", job["name"]) == job["name"]:
             for values in _sacct_lines(job, bool(state["faults"].get("accounting_lags"))):
                 print("|".join(values[name] for name in options["format"].split(",")))
@@ -414,17 +415,18 @@ def _time(moment: int, nothing: str) -> str:
 
 
 def scancel(folder: Path, state: State, argv: list[str]) -> None:
-    options, (job_id,) = _options(argv, ("name",))
+    options, job_ids = _options(argv, ("name",))
+    found = False
     for job in state["jobs"]:
-        if job["id"] != job_id or job["name"] != options.get("name", job["name"]) or job["state"] in ENDED:
+        if job["id"] not in job_ids or job["name"] != options.get("name", job["name"]) or job["state"] in ENDED:
             continue
-        job["cancelled"] = True
+        found = job["cancelled"] = True
         if job["state"] == "PENDING":
             job.update(state="CANCELLED", end=int(time.time()), reason="None")
         else:
             (folder / f"kill-{job['key']}").touch()
-        return
-    _fail(f"scancel: error: No active jobs match ALL job filters, including: job_name={options.get('name')} ", 0)
+    if not found:
+        _fail(f"scancel: error: No active jobs match ALL job filters, including: job_name={options.get('name')} ", 0)
 
 
 def scontrol(folder: Path, state: State, argv: list[str]) -> None:

@@ -891,6 +891,22 @@ def test_cancel_of_a_job_that_the_scheduler_has(world: World, sighting: Sighting
     assert len(world.attempts(job)) == 1
 
 
+def test_a_cancelled_job_that_the_scheduler_forgets(world: World) -> None:
+    """Guards: one that waited, was cancelled and left no record is no lost job; one that had claimed its attempt is."""
+    waiting, claimed = world.submit(), world.submit()
+    world.node(claimed).claim()
+    world.scheduler.forgetful = True
+    for job in (waiting, claimed):
+        world.cancel(job)
+    world.tick()
+    world.tick(LOST_AFTER - SECOND)
+    assert world.state(waiting) == "QUEUED"
+    world.tick(SECOND)
+    assert world.end(waiting) == ("CANCELLED", "cancelled")
+    assert "SLURM keeps no record" in str(world.job(waiting).message)
+    assert world.end(claimed) == ("LOST", "not_seen")
+
+
 def test_cancel_while_the_scheduler_is_away(world: World) -> None:
     """Guards: the wish is kept until the scheduler can be told."""
     job = world.submit()

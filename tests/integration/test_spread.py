@@ -519,6 +519,17 @@ def test_shards_are_submitted_as_one_array(world: World, arrays: FakeArraySchedu
     assert is_audited(world)
 
 
+def test_tasks_of_an_array_are_cancelled_in_one_call(world: World, arrays: FakeArrayScheduler) -> None:
+    """Guards: SLURM keeps no record of a waiting task that is cancelled without the others."""
+    job = world.accept()
+    world.tick()
+    world.cancel(job)
+    world.tick()
+    assert (arrays.cancels, len(arrays.cancelled)) == (1, SHARDS)
+    world.tick()
+    assert world.state(job) == "CANCELLED"
+
+
 def test_a_task_that_is_tried_again_is_submitted_alone(world: World, arrays: FakeArrayScheduler) -> None:
     """Guards: the others of its array are not touched, and their ids stay."""
     job = world.accept()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from divbase_gateway.domain.jobs import Phase, phase_of
-from divbase_gateway.ports import Sighting
-from divbase_gateway.slurm.records import array_of, merged, sacct_records, sacct_runs, squeue_records, whole_job
+from divbase_gateway.ports import Sighting, array_of
+from divbase_gateway.slurm.records import merged, sacct_records, sacct_runs, squeue_records, whole_job
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 RELEASES = sorted(path.name for path in RECORDED.iterdir() if path.is_dir()) if RECORDED.is_dir() else []

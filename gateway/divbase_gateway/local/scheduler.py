@@ -156,15 +156,13 @@ class LocalScheduler:
                     runs[ref] = PastRun(ref, sighting)
         return [run for ref, run in runs.items() if ref.name.startswith(OUR_JOBS) and _was_there(run, since)]
 
-    def cancel(self, ref: SlurmRef) -> None:
+    def cancel(self, *refs: SlurmRef) -> None:
         """A waiting job is CANCELLED when this returns; a running one gets SIGTERM within a moment."""
-        job = self._job(ref)
-        if job is None:
-            return
-        with self._errors("cancel a job"), suppress(FileNotFoundError):
-            if job.ended() is None:
-                job.ask_to_cancel()
-                job.rest()
+        for job in filter(None, map(self._job, refs)):
+            with self._errors("cancel a job"), suppress(FileNotFoundError):
+                if job.ended() is None:
+                    job.ask_to_cancel()
+                    job.rest()
         self._dispatcher.wake()
 
     def read_log(self, ref: SlurmRef, max_bytes: int) -> bytes:

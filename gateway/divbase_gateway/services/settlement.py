@@ -300,9 +300,22 @@ def _record_absence(
     attempt.missing_since = attempt.missing_since or now
     if now - max(attempt.missing_since, answering_since) < policy.lost_after:
         return None
+    if _was_cancelled_unseen(attempt):
+        attempt.outcome = Reason.CANCELLED
+        end_job(job, JobState.CANCELLED, now, Reason.CANCELLED, _CANCELLED_UNSEEN)
+        return job
     attempt.outcome = Reason.NOT_SEEN
     end_job(job, JobState.LOST, now, Reason.NOT_SEEN, words_for(Reason.NOT_SEEN))
     return job
+
+
+_CANCELLED_UNSEEN = "The job was cancelled at the user's request while it waited; SLURM keeps no record of it."
+
+
+def _was_cancelled_unseen(attempt: AttemptRow) -> bool:
+    """Whether the scheduler took the wish for the end of a job that waited, and forgot it: a task of an array."""
+    waited = attempt.slurm_state is None or phase_of(attempt.slurm_state) is Phase.WAITING
+    return attempt.cancel_sent_at is not None and attempt.claimed_at is None and waited
 
 
 def _succeed(session: Session, job: JobRow, attempt: AttemptRow, verdict: Verdict | None, now: datetime) -> JobRow:

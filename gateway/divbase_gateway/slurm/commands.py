@@ -107,8 +107,12 @@ class SlurmCommands:
         return [self._path("squeue"), "--noheader", "--me", "--states=all", *chosen, f"--Format={_SQUEUE_FORMAT}"]
 
     def sacct(self, job_ids: Iterable[str], since_s: int) -> list[str]:
-        """What accounting has of these ids, for jobs of the last `since_s` seconds: ids wrap."""
-        return [*self._sacct(since_s), f"--jobs={','.join(job_ids)}"]
+        """What accounting has of these ids, for jobs of the last `since_s` seconds: ids wrap.
+
+        Of a task of an array it is asked for the whole: `123_4` does not find `123_[4-9]`, those that never started.
+        """
+        numbers = dict.fromkeys(each.partition("_")[0] for each in job_ids)
+        return [*self._sacct(since_s), f"--jobs={','.join(numbers)}"]
 
     def sacct_by_name(self, name: str, since_s: int) -> list[str]:
         """What accounting has of this name for the last `since_s` seconds."""
@@ -118,9 +122,9 @@ class SlurmCommands:
         """What accounting has of this account's jobs for the last `since_s` seconds, each run and its steps."""
         return self._sacct(since_s)
 
-    def scancel(self, job_id: str, name: str) -> list[str]:
-        """Cancel the job of this id if it has this name."""
-        return [self._path("scancel"), f"--name={name}", job_id]
+    def scancel(self, job_ids: Iterable[str], name: str) -> list[str]:
+        """Cancel the jobs of these ids that have this name."""
+        return [self._path("scancel"), f"--name={name}", *job_ids]
 
     def scontrol_ping(self) -> list[str]:
         return [self._path("scontrol"), "ping"]

@@ -9,11 +9,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from divbase_gateway.domain.errors import SchedulerUnavailable, SubmissionRefused, SubmissionUnknown
-from divbase_gateway.ports import Clock, SlurmRef, Submission
+from divbase_gateway.ports import Clock, SlurmRef, Submission, array_of
 from divbase_gateway.slurm import answers
 from divbase_gateway.slurm.commands import SACCT_FIELDS, SEPARATOR, SQUEUE_FIELDS
 from divbase_gateway.slurm.pyslurm_process import AnsweredWithError, PyslurmProcess
-from divbase_gateway.slurm.records import JobRecord, array_of, sacct_records, sacct_runs, squeue_records
+from divbase_gateway.slurm.records import JobRecord, sacct_records, sacct_runs, squeue_records
 from divbase_gateway.slurm.runners import Runner
 from divbase_gateway.slurm.scheduler import ASK_S, SCRIPT, SlurmScheduler
 
@@ -82,8 +82,9 @@ class PyslurmScheduler(SlurmScheduler):
         rows = self._ask("sacct", {"since_s": since_s}, self._limit_s * 2)
         return _from_pyslurm(sacct_runs("\n".join(_lines(rows, SACCT_FIELDS))))
 
-    def cancel(self, ref: SlurmRef) -> None:
-        self._ask("scancel", {"job_id": ref.job_id, "name": array_of(ref.name)})
+    def cancel(self, *refs: SlurmRef) -> None:
+        for ref in refs:
+            self._ask("scancel", {"job_id": ref.job_id, "name": array_of(ref.name)})
 
     def ping(self) -> str:
         said = self._ask("ping", {})

@@ -65,12 +65,6 @@ def _numbers(text: str) -> list[int]:
     return [number for first, last in ends for number in range(int(first), int(last) + 1)]
 
 
-def array_of(name: str) -> str:
-    """The name that SLURM knows of a job: of a task of an array of ours, the array's."""
-    array, _, number = name.rpartition(".")
-    return array if array.endswith(ARRAY_MARK) and number.isdecimal() else name
-
-
 def has_ended(sighting: Sighting) -> bool:
     """Whether the scheduler's word is an end."""
     return phase_of(sighting.state) in _ENDS

@@ -21,12 +21,12 @@ from divbase_gateway.ports import (
     Sighting,
     SlurmRef,
     Submission,
+    array_of,
 )
 from divbase_gateway.slurm import answers
 from divbase_gateway.slurm.commands import SlurmCommands
 from divbase_gateway.slurm.records import (
     JobRecord,
-    array_of,
     has_ended,
     merged,
     sacct_records,
@@ -100,7 +100,7 @@ class SlurmScheduler(ABC):
         """Every run of the last seconds that accounting has of this account's jobs."""
 
     @abstractmethod
-    def cancel(self, ref: SlurmRef) -> None: ...
+    def cancel(self, *refs: SlurmRef) -> None: ...
 
     @abstractmethod
     def ping(self) -> str: ...
@@ -281,8 +281,9 @@ class CliScheduler(SlurmScheduler):
         answer = self._run(self._commands.sacct_history(since_s), HISTORY_S)
         return sacct_runs(answers.require_answer("sacct", answer))
 
-    def cancel(self, ref: SlurmRef) -> None:
-        answers.require_cancelled(self._run(self._commands.scancel(ref.job_id, array_of(ref.name)), ASK_S))
+    def cancel(self, *refs: SlurmRef) -> None:
+        (name,) = {array_of(ref.name) for ref in refs}
+        answers.require_cancelled(self._run(self._commands.scancel([ref.job_id for ref in refs], name), ASK_S))
 
     def ping(self) -> str:
         controller = answers.require_controller(self._run(self._commands.scontrol_ping(), ASK_S))
