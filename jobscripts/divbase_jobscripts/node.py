@@ -6,6 +6,9 @@ It must run on the oldest Python of a compute node (3.6, standard library only) 
 S3 alone is known to one class, its desk. No token and no signed URL ever reaches the log.
 
     divbase_node.py claim | stage | run | index | repair PATH MB | sidecar PATH | push PATH | finish STATUS [REASON]
+    divbase_node.py work
+
+`work` does the steps that the scratch folder's `steps` has, one after the other, and then `finish 0`.
 
 Exit status: 0 done, 3 the attempt is not ours (nothing was done), 74, 75 and 76 nobody could be told (claim and finish
 only: S3 away, gateway away, URLs expired), 140 and 143 stopped by a signal, 1 anything else.
@@ -82,6 +85,7 @@ EXIT_NOT_OURS = 3
 # Nobody could be told how it ended; the same again may well work.
 EXIT_UNREPORTED = {"store_unavailable": 74, "gateway_unavailable": 75, "urls_expired": 76}
 EXIT_STOPPED = {"timed_out": 140, "cancelled": 143}
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 # An empty BGZF block ends every whole BGZF file; SAM specification, section 4.1.2.
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
@@ -187,7 +191,8 @@ class Job(object):
             self.desk = ManifestDesk(read_json("manifest.json"))  # type: ManifestDesk | GatewayDesk
         else:
             ticket = read_json("job.json")
-            _hidden.append(ticket["token"])
+            if ticket["token"] not in _hidden:
+                _hidden.append(ticket["token"])
             retry_for_s = self.manifest.get("retry_for_s", ticket.get("retry_for_s", RETRY_FOR_S))
             self.desk = GatewayDesk(ticket, retry_for_s)
         self.retry_for_s = self.desk.retry_for_s
@@ -223,6 +228,19 @@ class Job(object):
 def read_json(path):
     with open(path, encoding="utf-8") as file:
         return json.load(file)
+
+
+def read_noted(path):
+    """What the script's `node` or `pipe` noted down: lists of words, each a count and so many words that end with NUL."""
+    with open(path, "rb") as file:
+        words = file.read().split(b"\0")
+    noted = []
+    at = 0
+    while at < len(words) - 1:
+        count = int(words[at].decode("ascii"))
+        noted.append(words[at + 1 : at + 1 + count])
+        at += 1 + count
+    return noted
 
 
 def write_private(path, content):
@@ -1778,15 +1796,8 @@ class Process(object):
 
 
 def read_pipeline(path):
-    """The processes that `pipe` noted down: for each a count and so many words, each ended by a NUL."""
-    with open(path, "rb") as file:
-        words = file.read().split(b"\0")
-    processes = []
-    at = 0
-    while at < len(words) - 1:
-        count = int(words[at].decode("ascii"))
-        processes.append(Process(words[at + 1 : at + 1 + count]))
-        at += 1 + count
+    """The processes that `pipe` noted down."""
+    processes = [Process(words) for words in read_noted(path)]
     check_pipeline(processes)
     return processes
 
@@ -2810,12 +2821,16 @@ def listen_to_signals():
     """SIGTERM: cancelled. SIGUSR2: the time limit is near. Both end the command at once."""
 
     def stop(number, _frame):
-        for each in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-            signal.signal(each, signal.SIG_IGN)
+        ignore_signals()
         raise Stopped("timed_out" if number == signal.SIGUSR2 else "cancelled")
 
-    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, stop)
+
+
+def ignore_signals():
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def perform(job, arguments):
@@ -2851,7 +2866,29 @@ def explain(exc, job):
     return "internal_error", "A fault of DivBase's own: %s: %s" % (type(exc).__name__, exc)
 
 
+def work(scratch):
+    """Each step as if it were a command of its own, but that the connections stay open; then the end of the job.
+
+    The exit status is kept in `ended` where the end was reported, or nobody could be told: the script has nothing to
+    add to that.
+    """
+    try:
+        for words in read_noted(os.path.join(scratch, "steps")):
+            code = main([word.decode("utf-8") for word in words])
+            if code != 0:
+                return code
+        ignore_signals()  # what was asked for is done
+    except Stopped as exc:  # between two steps
+        return EXIT_STOPPED[str(exc)]
+    code = main(["finish", "0"])
+    code = code if code in EXIT_UNREPORTED.values() else int(code != 0)
+    write_private(os.path.join(scratch, "ended"), b"%d" % code)
+    return code
+
+
 def main(arguments):
+    if arguments[0] == "work":
+        return work(os.environ["DIVBASE_SCRATCH"])
     job = Job(os.environ["DIVBASE_SCRATCH"])
     if arguments[0] != "finish":
         listen_to_signals()

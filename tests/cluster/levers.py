@@ -20,13 +20,33 @@ exec "/usr/bin/${0##*/}" "$@"
 
 _PYTHON = """\
 #!/bin/sh
-# The real Python, for a step of the node helper (its name is the fourth word), when the test lets the job go on.
-if [ -e "$0.hold-$4" ]; then
-  touch "$0.at-$4"
-  while [ -e "$0.hold-$4" ]; do sleep 0.1; done
-fi
-if [ -e "$0.first-$4" ]; then . "$0.first-$4"; fi
-exec /usr/bin/python3 "$@"
+# The real Python, for the node helper (its command is the fourth word): each step begins when the test lets it.
+if [ "$3" = "${3#*divbase_node}" ]; then exec /usr/bin/python3 "$@"; fi
+exec /usr/bin/python3 -IS "${0%/*}/stepwise.py" "$0" "$4" "$5" "$6"
+"""
+
+_STEPWISE = """\
+import os, subprocess, sys, time
+sys.path.insert(0, "")
+import divbase_node
+lever = sys.argv[1]
+sys.argv[1:] = [word for word in sys.argv[2:] if word]
+perform = divbase_node.perform
+
+def stepwise(job, arguments):
+    step = arguments[0]
+    if os.path.exists(lever + ".hold-" + step):
+        open(lever + ".at-" + step, "w").close()
+        while os.path.exists(lever + ".hold-" + step):
+            time.sleep(0.1)
+    if os.path.exists(lever + ".first-" + step):
+        status = subprocess.call(["/bin/sh", lever + ".first-" + step])
+        if status:
+            raise divbase_node.Failed("internal_error", "what comes before ended with %d" % status)
+    return perform(job, arguments)
+
+divbase_node.perform = stepwise
+divbase_node.start()
 """
 
 _SLOW_ANSWER = """\
@@ -54,7 +74,8 @@ class Levers:
 
     def set_up(self) -> None:
         self.run(f"mkdir -m 700 {self.folder} {self.work_dir} {self.bin_dir} {self.node_dir}")
-        scripts = {self.bin_dir / name: _COMMAND for name in COMMANDS} | {self.node_dir / "python3": _PYTHON}
+        scripts = {self.bin_dir / name: _COMMAND for name in COMMANDS}
+        scripts |= {self.node_dir / "python3": _PYTHON, self.node_dir / "stepwise.py": _STEPWISE}
         lines = [f"printf %s {shlex.quote(text)} > {path}; chmod 755 {path}" for path, text in scripts.items()]
         self.run("; ".join(lines))
         self.reset()
@@ -64,7 +85,7 @@ class Levers:
 
     def reset(self) -> None:
         """Nothing is held and nothing is done before anything."""
-        self.run(f"rm -f {self.bin_dir}/*.* {self.node_dir}/*.* {self.node_dir}/bcftools")
+        self.run(f"rm -f {self.bin_dir}/*.* {self.node_dir}/python3.* {self.node_dir}/bcftools")
         self.write(self.prologue, f"PATH={self.node_dir}:$PATH\n")
 
     # --- jobs ----------------------------------------------------------------------------------------------------
@@ -81,7 +102,7 @@ class Levers:
         self.run(f"rm -f {self.node_dir}/python3.hold-{step}")
 
     def before(self, step: str, script: str) -> None:
-        """Lines of sh that each job does before this step, in its own shell: `exit` ends the step."""
+        """Lines of sh that each job does before this step, in a shell beside it; where they fail, so does the step."""
         self.write(PurePosixPath(f"{self.node_dir}/python3.first-{step}"), script)
 
     def before_all(self, script: str) -> None:

@@ -44,6 +44,7 @@ class Faults:
         expired_puts: PUTs that are answered 403.
         mismatched: completions after which the gateway finds something else in the store (409).
         on_get: called with the key of every GET before it is answered.
+        on_call: called with the name of every call before it is answered.
     """
 
     claimed: bool = False
@@ -62,6 +63,7 @@ class Faults:
     expired_puts: int = 0
     mismatched: int = 0
     on_get: Callable[[str], None] = lambda key: None
+    on_call: Callable[[str], None] = lambda name: None
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ class NodeGateway:
     # --- the protocol ---
 
     def answer(self, name: str, body: dict[str, Any], token: str) -> tuple[int, dict[str, Any]]:
+        self.faults.on_call(name)
         with self._lock:
             if token != f"Bearer {TOKEN}" or name in self.faults.refused_calls:
                 return 401, {"title": "Unauthenticated", "detail": "The token is dead."}

@@ -22,12 +22,16 @@ umask 077
 
 set -euo pipefail
 
-# divbase_node.py is imported and not run, so that Python compiles it once a job and not once a step.
+# divbase_node.py is imported and not run, so that Python compiles it once a job.
 helper=(python3 -IS -c 'import sys; sys.path.insert(0, ""); import divbase_node; divbase_node.start()')
 
-# node COMMAND...: one step of the node helper, in the background, so that a signal is noticed at once.
-node() {
-  "${helper[@]}" "$@" &
+# node COMMAND...: notes one step of the node helper down; `work` does all of them, in one process.
+node() { printf '%s\0' "$#" "$@" >>"$DIVBASE_SCRATCH/steps"; }
+
+# work: the steps that were noted down, up to one that fails; after the last one the job's end is reported, too. In the
+# background, so that a signal is noticed at once.
+work() {
+  "${helper[@]}" work &
   wait "$!"
 }
 
@@ -43,14 +47,16 @@ stop() {
   exit "$3"
 }
 
-# finish: the last act of every end. It sends the log and reports to the gateway (unless another copy of this job has
-# the attempt), removes the private folder and keeps the script's own exit status. 0 means that the report was taken; 74,
-# 75 or 76 that nobody could be told how it ended (S3 away, gateway away, URLs expired).
+# finish: the last act of every end. It sends the log and reports to the gateway (unless that is done, or another copy
+# of this job has the attempt), removes the private folder and keeps the script's own exit status. 0 means that the
+# report was taken; 74, 75 or 76 that nobody could be told how it ended (S3 away, gateway away, URLs expired).
 finish() {
   local status=$?
   trap - EXIT
   trap '' TERM INT USR2
-  if [[ -n $DIVBASE_SCRATCH ]]; then
+  if [[ -n $DIVBASE_SCRATCH && -s $DIVBASE_SCRATCH/ended ]]; then
+    status=$(<"$DIVBASE_SCRATCH/ended")
+  elif [[ -n $DIVBASE_SCRATCH ]]; then
     local unsent=0
     "${helper[@]}" finish "$status" ${reason:+"$reason"} || unsent=$?
     if [[ $unsent == 7[456] && -z $reason ]]; then
@@ -58,6 +64,8 @@ finish() {
     elif [[ $unsent != 0 && $status == 0 ]]; then
       status=1
     fi
+  fi
+  if [[ -n $DIVBASE_SCRATCH ]]; then
     rm -rf -- "$DIVBASE_SCRATCH"
   fi
   exit "$status"
@@ -110,3 +118,5 @@ node run
 
 # The result, its index and the record of how it was made go back to the project.
 node push out/result.vcf.gz
+
+work

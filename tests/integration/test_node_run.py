@@ -808,8 +808,39 @@ def test_signal_during_a_download(gateway: NodeGateway, tmp_path: Path, bcftools
 def test_killed_helper_takes_its_processes_along(gateway: NodeGateway, tmp_path: Path, bcftools: Path) -> None:
     """When the system kills the helper, most often for memory, nothing goes on and the guess is reported."""
     folder, process = start_slow(gateway, tmp_path, bcftools)
-    (helper,) = [each for each in session_of(process) if each.cmdline()[-1:] == ["run"]]
+    (helper,) = [each for each in session_of(process) if each.cmdline()[-1:] == ["work"]]
     helper.kill()
     ended = folder.wait(process)
     assert (ended.status, failure(ended, gateway)[0]) == (137, "out_of_memory")
     assert session_of(process) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_signal_during_the_last_report(
+    gateway: NodeGateway, tmp_path: Path, bcftools: Path, number: signal.Signals
+) -> None:
+    """Everything was done by then: the job has succeeded, and says so once."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def interrupt(name: str) -> None:
+        if name == "finish":
+            os.killpg(started[0].pid, number)
+            time.sleep(0.3)
+
+    gateway.faults.on_call = interrupt
+    add_single(gateway, tmp_path)
+    folder = JobFolder(tmp_path / "run")
+    folder.prepare(SINGLE, gateway, bcftools)
+    started.append(folder.start())
+    ended = folder.wait(started[0])
+    assert (ended.status, gateway.report["status"], ended.left_behind) == (0, "succeeded", [])
+
+
+def test_a_job_is_one_process_of_the_helper(gateway: NodeGateway, tmp_path: Path, bcftools: Path) -> None:
+    """Each start of Python costs a tenth of a second of a core; a job that failed needs a second one to say so."""
+    add_single(gateway, tmp_path)
+    folder = JobFolder(tmp_path / "run")
+    folder.prepare(SINGLE, gateway, bcftools)
+    folder.write("bin/python3", f'#!/bin/sh\necho "$4" >> {tmp_path}/started\nexec {folder.python} "$@"\n', 0o755)
+    assert folder.wait(folder.start()).status == 0
+    assert (tmp_path / "started").read_text().split() == ["work"]

@@ -172,7 +172,7 @@ node.Pipeline(job, node.read_pipeline(os.path.join(scratch, "pipeline"))).run()
 """
 STUB_PYTHON = f"""\
 #!/bin/sh
-[ "$4" = run ] || exit 0
+[ "$4" = work ] || exit 0
 exec {sys.executable} -I run_pipeline.py
 """
 
