@@ -231,7 +231,7 @@ def read_json(path):
 
 
 def read_noted(path):
-    """What the script's `node` or `pipe` noted down: lists of words, each a count and so many words that end with NUL."""
+    """The lists of words that the script's `node` or `pipe` noted down: a count and so many words, each ended by NUL."""
     with open(path, "rb") as file:
         words = file.read().split(b"\0")
     noted = []
