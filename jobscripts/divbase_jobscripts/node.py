@@ -231,7 +231,7 @@ def read_json(path):
 
 
 def read_noted(path):
-    """The lists of words that the script's `node` or `pipe` noted down: a count and so many words, each ended by NUL."""
+    """The word lists that the script's `node` or `pipe` noted down: a count and so many words, each ended by NUL."""
     with open(path, "rb") as file:
         words = file.read().split(b"\0")
     noted = []
