@@ -6,7 +6,9 @@ export PYTHON
 BIN := .venv/bin
 STAMP := .venv/installed
 CLUSTER_SCRIPT := slurm-docker-cluster/cluster
-# Tests run side by side, one worker a core; those of the cluster, which mostly wait, have one more to themselves.
+# Some machines forbid Python to keep what it compiled; the tests start our programs hundreds of times.
+unexport PYTHONDONTWRITEBYTECODE
+# Tests run side by side, one worker a core, and two more: those of the cluster, and those of whole stacks, mostly wait.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: help setup demo demo-slurm demo-slurm-here test test-here test-fast test-matrix cluster-up cluster-down lint bench clean
@@ -38,7 +40,7 @@ test: ## Everything: lint, then all tests; the cluster starts meanwhile. ONLY=cl
 	@$(CLUSTER_SCRIPT) around $(MAKE) --no-print-directory test-here
 
 test-here: $(if $(ONLY),$(STAMP),lint)
-	DIVBASE_CLUSTER=1 $(BIN)/python -m pytest -n $$(($(WORKERS) + 1)) --dist loadgroup $(if $(ONLY),-m '$(ONLY)')
+	DIVBASE_CLUSTER=1 $(BIN)/python -m pytest -n $$(($(WORKERS) + 2)) --dist loadgroup $(if $(ONLY),-m '$(ONLY)')
 
 test-fast: $(STAMP) ## The tests of what needs no server and starts no program, on SQLite: under a minute
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not cluster" tests/unit tests/contract tests/integration
