@@ -268,7 +268,8 @@ class Reconciler:
 
     def _hand_over(self, tickets: Sequence[submission.Ticket]) -> list[SlurmRef]:
         """The references of the tickets' jobs, in their order."""
-        if len(tickets) == 1 or not isinstance(self._scheduler, ArrayScheduler):
+        tasks = all(array_of(each.submission.name) != each.submission.name for each in tickets)
+        if not tasks or not isinstance(self._scheduler, ArrayScheduler):
             return [self._scheduler.submit(each.submission) for each in tickets]
         refs = {ref.name: ref for ref in self._scheduler.submit_array(submission.array_of(tickets))}
         return [refs[each.submission.name] for each in tickets]

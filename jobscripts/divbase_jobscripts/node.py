@@ -2882,7 +2882,10 @@ def work(scratch):
         return EXIT_STOPPED[str(exc)]
     code = main(["finish", "0"])
     code = code if code in EXIT_UNREPORTED.values() else int(code != 0)
-    write_private(os.path.join(scratch, "ended"), b"%d" % code)
+    try:
+        write_private(os.path.join(scratch, "ended"), b"%d" % code)
+    except OSError as exc:  # a full disk: the script then reports once more, the same
+        say("the end could not be noted down: %s" % exc)
     return code
 
 

@@ -433,6 +433,26 @@ def test_cancel_of_shards_that_the_scheduler_has(world: World) -> None:
     assert states(world, job) == ["SUCCEEDED", "ACCEPTED", "ACCEPTED"]
 
 
+def test_rerun_of_a_query_that_was_cancelled_when_its_shards_were_done(world: World) -> None:
+    """Guards: it joins what they made, and not the files that they read; nothing is done twice."""
+    job = world.accept()
+    world.tick()
+    for shard in shards_of(world, job):
+        work(world, shard)
+    assert world.cancel(job).json()["state"] == "SPREAD"
+    world.tick()
+    world.tick()
+    assert states(world, job) == ["SUCCEEDED"] * SHARDS
+    assert world.end(job) == ("CANCELLED", "cancelled")
+    assert world.rerun(job).status_code == 201
+    assert world.state(job) == "SPREAD"
+    world.tick()
+    world.tick()
+    read = [each["key"] for each in world.node(job).claim().json()["inputs"]]
+    assert read == [f".divbase/shards/{job}/{number}.bcf" for number in range(1, SHARDS + 1)]
+    assert [len(world.attempts(shard)) for shard in shards_of(world, job)] == [1] * SHARDS
+
+
 def test_a_shard_is_cancelled_and_rerun_only_with_its_query(world: World) -> None:
     """Guards: the answer names the query and the command for it."""
     job = world.accept()

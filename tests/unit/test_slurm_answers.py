@@ -152,10 +152,19 @@ def test_nothing_left_to_cancel_is_no_error(answer: Completed) -> None:
     require_cancelled(answer)
 
 
-def test_a_cancel_that_nobody_took_is_an_error() -> None:
-    """It is sent again."""
+@pytest.mark.parametrize(
+    "said",
+    [
+        "scancel: error: Unable to contact slurm controller (connect failure)",
+        "scancel: error: Kill job error on job id 7_1: Job/step already completing or completed\n"
+        "scancel: error: Kill job error on job id 7_2: Socket timed out on send/recv operation",
+        "",
+    ],
+)
+def test_a_cancel_that_nobody_took_is_an_error(said: str) -> None:
+    """It is sent again, for all of the jobs where it is for one."""
     with pytest.raises(SchedulerUnavailable):
-        require_cancelled(Completed(1, "", "scancel: error: Unable to contact slurm controller (connect failure)"))
+        require_cancelled(Completed(1, "", said))
 
 
 def test_a_controller_that_is_down_is_unavailable() -> None:

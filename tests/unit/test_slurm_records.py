@@ -186,6 +186,17 @@ def test_tasks_of_our_arrays_are_jobs_of_their_own() -> None:
         assert records[0].sighting.max_rss_bytes == 2048
 
 
+@pytest.mark.parametrize(
+    ("printed", "tasks"),
+    [("[3,17]", [3, 17]), ("[3-17:14]", [3, 17]), ("[1-13:4%2]", [1, 5, 9, 13]), ("[2-4,9-21:6]", [2, 3, 4, 9, 15, 21])],
+)
+def test_tasks_that_wait_are_read_however_they_are_printed(printed: str, tasks: list[int]) -> None:
+    """Ranges, with a step and with the most that may run at once."""
+    name = "divbase-p-job-tok.shards"
+    line = f"5_{printed}|PENDING|0|0:0|1000|N/A|N/A||100|main|Priority|{name}|"
+    assert [record.job_id for record in squeue_records(line)] == [f"5_{task}" for task in tasks]
+
+
 def test_the_name_that_slurm_knows_of_a_task() -> None:
     """That of its array; any other name is its own."""
     assert array_of("divbase-p-job-tok.shards.12") == "divbase-p-job-tok.shards"

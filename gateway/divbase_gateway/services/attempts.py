@@ -200,6 +200,8 @@ def signed_inputs(job: JobRow, store: ObjectStore, expires: timedelta) -> list[N
     def signed(key: str, version_id: str) -> PresignedRequest:
         return store.presign_get(job.project.bucket, key, version_id, Audience.NODE, expires)
 
+    if job.kind == "query" and job.plan.get("spread") and job.gathers is None:
+        raise ValueError(f"job {job.public_id} joins what its shards made, and none of them has been settled")
     if job.gathers is not None:
         return [_shard_input(each, signed(each["key"], each["version_id"])) for each in job.gathers]
     if job.kind not in ("query", SHARD):

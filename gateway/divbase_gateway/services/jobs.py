@@ -295,7 +295,7 @@ def rerun(
     if unfinished or (job.kind == "query" and not is_spread(job)):
         for each in (job, *unfinished):
             require_copies(session, each, policy)
-    if unfinished:
+    if unfinished or (is_spread(job) and job.gathers is None):  # or it ended before it was told what they made
         _reopen_shards(session, job, unfinished, policy, wish or Wish(), now)
         return job
     _ask_for(session, job, policy, wish or Wish(), now)

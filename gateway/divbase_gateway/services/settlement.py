@@ -28,6 +28,7 @@ from divbase_gateway.domain.jobs import (
 )
 from divbase_gateway.domain.repairs import KIND as REPAIR
 from divbase_gateway.domain.reruns import more_would_help
+from divbase_gateway.domain.shards import KIND as SHARD
 from divbase_gateway.domain.waiting import stuck_words
 from divbase_gateway.ports import ObjectStore, Sighting, SlurmRef
 from divbase_gateway.services import copies, replacement
@@ -150,6 +151,8 @@ def verify(database: Database, store: ObjectStore, tracked: Tracked, sighting: S
         StoreUnavailable: the store does not answer; nothing follows from that.
     """
     outputs = tracked.reported or []
+    if tracked.kind in ("query", SHARD) and not any(output["role"] == "result" for output in outputs):
+        return Verdict(verified=False)
     if tracked.kind != REPAIR:
         return Verdict(verify_results(store, tracked.project_bucket, outputs))
     others = [output for output in outputs if output["role"] != "result"]

@@ -154,8 +154,9 @@ def require_answer(command: str, answer: Completed) -> str:
 
 
 def require_cancelled(answer: Completed) -> None:
-    """Raises SchedulerUnavailable, unless the job was told to end or there is none that could be told."""
-    if answer.status != 0 and not _NOTHING_TO_CANCEL.search(answer.stderr):
+    """Raises SchedulerUnavailable, unless each of the jobs was told to end or there is none that could be told."""
+    said = [line for line in answer.stderr.splitlines() if _ERROR_LINE.match(line.strip())]
+    if answer.status != 0 and not (said and all(map(_NOTHING_TO_CANCEL.search, said))):
         raise SchedulerUnavailable(f"scancel failed (exit {answer.status}): {words_of(answer)}.")
 
 

@@ -14,7 +14,7 @@ from divbase_gateway.ports import ARRAY_MARK, Sighting
 from divbase_gateway.slurm.commands import SACCT_FIELDS, SEPARATOR, SQUEUE_FIELDS
 
 _ID = re.compile(r"(\d+)(?:_(?:\d+|\[[^\]]*\]))?(?:\+\d+)?")
-_TASKS = re.compile(r"\d+_(?:(?P<task>\d+)|\[(?P<tasks>[\d,-]+)(?:%\d+)?\])")
+_TASKS = re.compile(r"\d+_(?:(?P<task>\d+)|\[(?P<tasks>[\d,:-]+)(?:%\d+)?\])")
 _STEP_ID = re.compile(rf"(?P<job>{_ID.pattern})\.[\w+-]+")
 _STATE = re.compile(r"[A-Z_]+\+?( by \S+)?")
 _CPU_TIME = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+(?:\.\d+)?)")
@@ -60,9 +60,13 @@ def _each_task(record: JobRecord) -> list[JobRecord]:
 
 
 def _numbers(text: str) -> list[int]:
-    """`5-7,9` as numbers."""
-    ends = [(first, last or first) for first, _, last in (word.partition("-") for word in text.split(","))]
-    return [number for first, last in ends for number in range(int(first), int(last) + 1)]
+    """`5-7,9` as numbers, and `3-17:7`, which some releases print of tasks at even distances."""
+    numbers: list[int] = []
+    for word in text.split(","):
+        ends, _, step = word.partition(":")
+        first, _, last = ends.partition("-")
+        numbers += range(int(first), int(last or first) + 1, int(step or 1))
+    return numbers
 
 
 def has_ended(sighting: Sighting) -> bool:
