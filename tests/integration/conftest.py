@@ -98,8 +98,18 @@ def database(
             yield opened
         return
     postgres: Postgres = request.getfixturevalue("postgres")
-    with postgres.database(migrated=True, name=f"t_{os.getpid()}") as url, databases.at(url) as opened:
+    name: str = request.getfixturevalue("postgres_database")
+    postgres.empty(name)
+    with databases.at(postgres.url(name)) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres: Postgres) -> Iterator[str]:
+    """The name of a worker's own PostgreSQL database with the newest schema."""
+    name = f"t_{os.getpid()}"
+    with postgres.database(migrated=True, name=name):
+        yield name
 
 
 @pytest.fixture(scope="session", autouse=True)
