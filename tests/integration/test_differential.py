@@ -46,7 +46,7 @@ from tests.variants import bgzf
 
 pytestmark = pytest.mark.slow  # real programs
 
-CASES = int(os.environ.get("DIVBASE_DIFFERENTIAL_CASES", "40"))
+CASES = int(os.environ.get("DIVBASE_DIFFERENTIAL_CASES", "25"))
 FIRST = int(os.environ.get("DIVBASE_DIFFERENTIAL_FROM", "0"))
 SHARDS = os.environ.get("DIVBASE_DIFFERENTIAL_SHARDS")
 AFTER_S = 2
