@@ -94,6 +94,7 @@ class NodeGateway:
         self.generation = 1
         self.claimant: str | None = None
         self.cache: dict[str, Any] | None = None
+        self.names_versions = False  # as S3 does of a bucket with versions
         self._announced: dict[str, dict[str, Any]] = {}
         self._parts: dict[tuple[str, int], bytes] = {}
         self._lock = threading.Lock()
@@ -304,7 +305,13 @@ class NodeGateway:
             if damaged or base64.b64encode(digest).decode() != headers["Content-MD5"]:
                 return 400, {}, _s3_error("BadDigest", "The Content-MD5 did not match.")
             self._parts[name, number] = body
-            return 200, {"ETag": f'"{digest.hex()}"'}, b""
+            said = {"ETag": f'"{digest.hex()}"'}
+            announced = self._announced[name]
+            if self.names_versions and len(announced["md5s"]) == 1:
+                assert hashlib.sha256(body).hexdigest() == announced["sha256"]
+                self.outputs[name] = StoredOutput(body, announced["role"], 1)
+                said["x-amz-version-id"] = f"v-{name}"
+            return 200, said, b""
 
 
 def _md5(body: bytes) -> hashlib._Hash:

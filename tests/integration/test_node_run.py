@@ -844,3 +844,17 @@ def test_a_job_is_one_process_of_the_helper(gateway: NodeGateway, tmp_path: Path
     folder.write("bin/python3", f'#!/bin/sh\necho "$4" >> {tmp_path}/started\nexec {folder.python} "$@"\n', 0o755)
     assert folder.wait(folder.start()).status == 0
     assert (tmp_path / "started").read_text().split() == ["work"]
+
+
+def test_outputs_whose_version_the_store_names(run: Run, gateway: NodeGateway, tmp_path: Path) -> None:
+    """What was sent whole needs no second call; what was sent in parts is joined by the gateway."""
+    gateway.names_versions = True
+    gateway.part_size = 5000
+    whole = simulate(tmp_path / "a.vcf.gz", samples=NORTH, contigs=CONTIGS, sites=600, index="csi")
+    gateway.add_input(whole.path, key="snps.vcf.gz", index=whole.index)
+    assert run(SINGLE).status == 0
+    versions = {output["name"]: output["version_id"] for output in gateway.report["outputs"]}
+    joined = [name for name, output in gateway.outputs.items() if output.parts > 1]
+    assert joined == ["result.vcf.gz"]
+    assert [body["name"] for body in gateway.bodies("outputs/complete")] == joined
+    assert versions == {name: "v1" if name in joined else f"v-{name}" for name in gateway.outputs}
