@@ -392,8 +392,7 @@ def test_what_is_removed_is_removed_after_a_fault_too(world: World) -> None:
     world.tick()
     join(world, job)
     world.lab.store.away.add("delete_version")
-    with pytest.raises(Exception, match="does not answer"):
-        world.tick()
+    world.tick()
     assert world.state(job) == "SUCCEEDED"
     assert hidden(world)
     world.lab.store.away.clear()

@@ -24,6 +24,7 @@ from divbase_gateway.domain.retention import GRACE, Retention, days_in_force, fo
 from divbase_gateway.ports import ObjectStore
 from divbase_gateway.services.jobs import check_owner, get_job, is_removable
 from divbase_gateway.services.policy import JobPolicy
+from divbase_gateway.services.rounds import Round
 
 log = structlog.get_logger()
 
@@ -208,31 +209,42 @@ def remove_expired(database: Database, store: ObjectStore, now: datetime, limit:
     Call `follow_site` before it.
 
     Raises:
-        StoreUnavailable: the rest waits; nobody is given what has been begun with.
+        StoreUnavailable: some bucket refused, and what it has waits; nobody is given what has been begun with.
     """
+    turn, removed = Round(), 0
     with database.read() as session:
         begun = rows.being_removed(session, limit)
         projects = rows.keeping_for_a_time(session)
     for job in begun:
-        _clear(database, store, job, now)
-    removed = len(begun)
+        if not turn.skips(job.project.bucket):
+            with turn.at(job.project.bucket):
+                _clear(database, store, job, now)
+                removed += 1
     for project in projects:
-        removed += _remove_of(database, store, project, now, limit - removed)
+        removed += _remove_of(database, store, project, turn, now, limit - removed)
+    turn.end()
     return removed
 
 
-def _remove_of(database: Database, store: ObjectStore, project: ProjectRow, now: datetime, limit: int) -> int:
+def _remove_of(
+    database: Database, store: ObjectStore, project: ProjectRow, turn: Round, now: datetime, limit: int
+) -> int:
     used_by = retention_of(project).last_use_due(now)
     if used_by is None or limit < 1:
         return 0
     with database.read() as session:
         found = rows.due(session, project.id, used_by, limit)
+    removed = 0
     for job_id in found:
+        if turn.skips(project.bucket):  # nothing is begun that could not be finished
+            break
         with database.write() as session:
             job = _begin(session, job_id, now)
-        if job is not None:
-            _clear(database, store, job, now)
-    return len(found)
+        with turn.at(project.bucket):
+            if job is not None:
+                _clear(database, store, job, now)
+            removed += 1
+    return removed
 
 
 def _begin(session: Session, job_id: int, now: datetime) -> JobRow | None:
