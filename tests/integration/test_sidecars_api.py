@@ -13,7 +13,7 @@ from typing import Any
 
 import pysam.bcftools
 import pytest
-from divbase_gateway.db.models import FileRow, FileVersionRow, SidecarMapRow, SidecarRow, SnapshotFileRow
+from divbase_gateway.db.models import FileRow, FileVersionRow, ProjectRow, SidecarMapRow, SidecarRow, SnapshotFileRow
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.domain.sidecars import GRACE
 from sqlalchemy import delete, func, select, update
@@ -427,6 +427,19 @@ def test_a_query_that_runs_again_reads_the_file_where_the_copy_is_gone(
     assert (entry["key"], entry["copy_key"], entry["format"]) == (KEY, None, "vcf.gz")
     assert "in/1.vcf.gz" in world.at_scheduler(job).submission.script
     assert world.job(job).minutes > minutes
+
+
+def test_a_query_that_fell_back_to_its_file_can_be_rerun_at_the_ceiling(world: World, ready: str) -> None:
+    """Guards: the longer time that the file takes is no more than the project may have, in the plan as in the job."""
+    job = world.submit()
+    with world.gateway.sessions.write() as session:
+        session.execute(update(ProjectRow).values(max_minutes=world.job(job).minutes))
+    fail(world, job, "input_corrupt", f"the BCF copy of {KEY} is not what it was.")
+    world.tick()
+    fail(world, job, "bcftools_failed", "No such tag.")
+    assert world.end(job) == ("FAILED", "bcftools_failed")
+    again = world.rerun(job)
+    assert again.status_code == 201, again.text
 
 
 @pytest.mark.parametrize("reason", ["input_missing", "input_corrupt"])

@@ -73,5 +73,5 @@ def give_up(session: Session, job: JobRow, reason: Reason, message: str, policy:
 def _read_files(job: JobRow, policy: JobPolicy) -> None:
     plan = without_copies(query_plan_of(job))
     most = ceilings_of(job.project, policy).minutes
-    job.plan = plan_to_dict(plan)
     job.minutes = max(job.minutes, plan.minutes if most is None else min(plan.minutes, most))
+    job.plan = plan_to_dict(replace(plan, minutes=min(plan.minutes, job.minutes)))  # a plan that may run again
