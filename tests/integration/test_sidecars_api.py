@@ -462,6 +462,22 @@ def test_a_copy_that_cannot_be_read_fails_no_query(world: World, ready: str, cop
     assert reads_copies(planned(world)) == [True]
 
 
+@pytest.mark.parametrize("words", ["{} is not in the store any more: 404", "the index of {} is damaged: its MD5 is 0"])
+def test_a_fault_of_a_file_that_has_no_copy_is_not_blamed_on_those_of_others(
+    world: World, ready: str, tmp_path: Path, words: str
+) -> None:
+    """Guards: what another attempt would find again ends the job, and the copies of the sound files stay."""
+    other = simulate(tmp_path / "b.vcf.gz", samples=["X", "Y", "Z"], index="csi")
+    assert other.index is not None
+    for path in (other.index, other.path):
+        world.lab.upload_file(path)
+    assert reads_copies(planned(world)) == [True, False]
+    job = world.submit()
+    fail(world, job, "input_missing", words.format("b.vcf.gz"))
+    assert world.end(job) == ("FAILED", "input_missing")
+    assert reads_copies(planned(world)) == [True, False]
+
+
 def test_another_failure_is_not_blamed_on_copies(world: World, ready: str) -> None:
     """Guards: a question that bcftools refuses is not asked twice."""
     job = world.submit()
