@@ -142,6 +142,25 @@ def test_pin_and_unpin(shell: Shell, has: Callable[..., str]) -> None:
     assert shell("jobs", "unpin", name).stdout.startswith("The result of job j1 is kept until ")
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "The result of job j1 is kept for ever.\n"),
+        ({"state": "RUNNING"}, "The result of job j1 will be kept as long as the project keeps others.\n"),
+        ({"state": "FAILED"}, "Job j1 has no result that could be removed.\n"),
+        ({"kind": "index"}, "Job j1 has no result that could be removed.\n"),
+        ({"results_removed_at": NOW.isoformat()}, "makes it again.\n"),
+    ],
+)
+def test_unpin_promises_no_more_than_there_is(
+    shell: Shell, has: Callable[..., str], fields: dict[str, str], words: str
+) -> None:
+    """A job that has no date may have no result, or not yet; only one that the project keeps is kept for ever."""
+    said = shell("jobs", "unpin", has(**fields)).stdout
+    assert said.endswith(words)
+    assert "kept removed" not in said
+
+
 def test_a_result_that_ends_soon_is_marked_and_warned_of(shell: Shell, has: Callable[..., str]) -> None:
     """In the listing, in `show` and before a download; in JSON the dates are there."""
     expires = NOW + timedelta(days=3)
