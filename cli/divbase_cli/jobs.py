@@ -284,10 +284,14 @@ def result(
     force: Annotated[bool, typer.Option("--force", help="Replace files of this machine that differ.")] = False,
 ) -> None:
     """List the files of a job's result, or download them. Either begins the time anew that the project keeps it for."""
-    warn(session, session.client.jobs.get(session.project, job))
     if download is not None:
         fetch_result(session, job, download, force)
-        return
+    else:
+        _list_result(session, job)
+    warn(session, session.client.jobs.get(session.project, job))  # now, for this was a use
+
+
+def _list_result(session: Session, job: str) -> None:
     files = session.client.jobs.result(session.project, job)
     if session.output.as_json:
         session.output.json([one.model_dump(mode="json") for one in files])
