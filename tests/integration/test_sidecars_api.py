@@ -523,6 +523,35 @@ def test_a_removal_that_was_interrupted_is_finished(world: World, manager: Calle
     assert ready not in "".join(hidden(world))
 
 
+def test_a_leader_that_was_overtaken_removes_no_copy_of_a_later_attempt(
+    world: World, manager: Caller, copy: Copy
+) -> None:
+    """Guards: a job that failed was settled by another gateway and run again while the store kept this one waiting."""
+    switch(world, manager, on=True)
+    world.tick()
+    world.tick()
+    job = jobs(world)[0]["id"]
+    leader = world.reconciler
+    node = world.node(job)
+    node.claim()
+    node.report("bcftools_failed", "No such tag.")
+    world.sees(job, FAILED)
+
+    def others() -> None:
+        world.lab.store.before.clear()
+        world.restart("the second")
+        world.tick(after=timedelta(minutes=1))
+        assert world.rerun(job).status_code == 201
+        world.tick()
+        write(world, job, copy)
+
+    world.lab.store.before["list_versions"] = others
+    leader.tick()
+    assert not world.lab.store.before
+    assert len(hidden(world)) == 2
+    assert reads_copies(planned(world)) == [True]
+
+
 def test_leftovers_of_earlier_attempts_go_when_one_succeeds(world: World, manager: Caller, copy: Copy) -> None:
     """Guards: each attempt writes the same key; one version of it stays."""
     switch(world, manager, on=True)

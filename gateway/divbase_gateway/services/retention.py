@@ -262,21 +262,39 @@ def _begin(session: Session, job_id: int, now: datetime) -> JobRow | None:
 
 def _clear(database: Database, store: ObjectStore, job: JobRow, now: datetime) -> None:
     """Delete every version of the job's result and its index; that nothing else is there under these names any more is
-    what lets the job run again."""
-    bucket, folder = job.project.bucket, f"results/{job.public_id}/"
+    what lets the job run again.
+
+    Another gateway may have done it while the store kept this one waiting, and a new result be there: what is deleted
+    was listed before the row still said that nobody has.
+    """
+    folder = f"results/{job.public_id}/"
     for each in job.results:
         if is_removable(job, each) and each["key"].startswith(folder):
-            _delete(store, bucket, each["key"])
+            found = _versions_of(store, job.project.bucket, each["key"])
+            with database.write() as session:
+                if found and _being_removed(session, job) is None:
+                    log.warning("result.removed_by_another", job=job.public_id)
+                    return
+            for version_id in found:
+                with suppress(NotFound):
+                    store.delete_version(job.project.bucket, each["key"], version_id)
     with database.write() as session:
-        current = rows.lock_result(session, job.id)
-        if current is not None and current.results_removed_at is not None:
+        current = _being_removed(session, job)
+        if current is not None:
             current.results_cleared_at, current.result_bytes = now, 0
     log.info("result.removed", job=job.public_id, days=job.results_removed_days)
 
 
-def _delete(store: ObjectStore, bucket: str, key: str) -> None:
-    with suppress(NotFound):
-        for entry in list(store.list_versions(bucket, key)):
-            if entry.key == key:
-                with suppress(NotFound):
-                    store.delete_version(bucket, key, entry.version_id)
+def _versions_of(store: ObjectStore, bucket: str, key: str) -> list[str]:
+    try:
+        return [entry.version_id for entry in store.list_versions(bucket, key) if entry.key == key]
+    except NotFound:  # the bucket, and with it all of them
+        return []
+
+
+def _being_removed(session: Session, job: JobRow) -> JobRow | None:
+    """The job as it is now, held; None where this removal of its result is over."""
+    current = rows.lock_result(session, job.id)
+    if current is None or current.results_cleared_at is not None:
+        return None
+    return current if current.results_removed_at == job.results_removed_at else None

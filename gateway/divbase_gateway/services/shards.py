@@ -165,10 +165,17 @@ def clear(database: Database, store: ObjectStore, parent_ids: Sequence[int], now
 
 def _clear(database: Database, store: ObjectStore, parent: JobRow, now: datetime) -> None:
     bucket = parent.project.bucket
-    with suppress(NotFound):  # the bucket, and with it all of them
-        for each in list(store.list_versions(bucket, shard_folder(parent.public_id))):
-            with suppress(NotFound):
-                store.delete_version(bucket, each.key, each.version_id)
+    try:
+        found = list(store.list_versions(bucket, shard_folder(parent.public_id)))
+    except NotFound:  # the bucket, and with it all of them
+        found = []
+    with database.write() as session:
+        current = job_rows.lock_job(session, parent.id)
+        if current is None or not _is_due(current, now):  # done by another gateway, and perhaps run again
+            return
+    for each in found:
+        with suppress(NotFound):
+            store.delete_version(bucket, each.key, each.version_id)
     with database.write() as session:
         current = job_rows.lock_job(session, parent.id)
         if current is not None and _is_due(current, now):

@@ -139,10 +139,11 @@ def _settle(database: Database, store: ObjectStore, ended: rows.Ended, now: date
         except DivBaseError as error:
             reason = f"What job {job.public_id} wrote is not used: {error.message}"
     kept = [] if written is None else [written.copy["version_id"], written.index.version_id]
-    _clear(store, job.project.bucket, ended.sidecar.key, kept)
+    if not _clear(database, store, job.project.bucket, ended.sidecar, kept):
+        return
     with database.write() as session:
-        row = rows.lock_sidecar(session, ended.sidecar.id)
-        if row is None or row.state != SidecarState.WRITING or row.job != job.public_id:
+        row = _unchanged(session, ended.sidecar)
+        if row is None:
             return
         _record(session, row, written, reason, now)
     if written is None:
@@ -209,7 +210,8 @@ def _remove(database: Database, store: ObjectStore, going: SidecarRow) -> None:
         if row is None or row.state != SidecarState.GOING:
             return
         row.data_begin = None
-    _clear(store, going.project.bucket, going.key, [])
+    if not _clear(database, store, going.project.bucket, going, []):
+        return
     with database.write() as session:
         row = rows.lock_sidecar(session, going.id)
         if row is not None:
@@ -217,10 +219,31 @@ def _remove(database: Database, store: ObjectStore, going: SidecarRow) -> None:
     log.info("sidecar.removed", key=going.key, version_id=going.version_id)
 
 
-def _clear(store: ObjectStore, bucket: str, key: str, kept: list[str]) -> None:
-    """Remove every version of a copy and its index but these; attempts that came to nothing left some."""
-    with suppress(NotFound):  # the bucket, and with it all of them
-        for entry in list(store.list_versions(bucket, key)):
-            if entry.key in (key, f"{key}.csi") and entry.version_id not in kept:
-                with suppress(NotFound):
-                    store.delete_version(bucket, entry.key, entry.version_id)
+def _clear(database: Database, store: ObjectStore, bucket: str, seen: SidecarRow, kept: list[str]) -> bool:
+    """Remove every version of a copy and its index but these; attempts that came to nothing left some.
+
+    Returns:
+        False: another gateway was faster while the store kept this one waiting, and what was listed may be needed.
+    """
+    names = (seen.key, f"{seen.key}.csi")
+    try:
+        found = [each for each in store.list_versions(bucket, seen.key) if each.key in names]
+    except NotFound:  # the bucket, and with it all of them
+        return True
+    loose = [each for each in found if each.version_id not in kept]
+    with database.write() as session:
+        if loose and _unchanged(session, seen) is None:
+            log.warning("sidecar.cleared_by_another", key=seen.key)
+            return False
+    for entry in loose:
+        with suppress(NotFound):
+            store.delete_version(bucket, entry.key, entry.version_id)
+    return True
+
+
+def _unchanged(session: Session, seen: SidecarRow) -> SidecarRow | None:
+    """The row, held; None where it has gone on since it was read."""
+    row = rows.lock_sidecar(session, seen.id)
+    if row is None or (row.state, row.state_since, row.job) != (seen.state, seen.state_since, seen.job):
+        return None
+    return row
