@@ -14,6 +14,7 @@ from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import DatabaseUnavailable, NotFound, StoreUnavailable
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.domain.sidecars import GRACE
+from divbase_gateway.services import aftermath, sidecars, uploads
 from divbase_gateway.services.rounds import Round
 from divbase_gateway.services.uploads import UPLOAD_LIFETIME
 from sqlalchemy import select
@@ -152,6 +153,43 @@ def test_the_other_s_copies_are_written_and_removed(world: World, other: World, 
     world.tick(copying.SWEEP)
     world.tick(GRACE)
     assert copying.hidden(other) == []
+
+
+def test_no_number_of_broken_things_takes_the_place_of_the_other_s(
+    world: World, other: World, copy: copying.Copy
+) -> None:
+    """Guards: a round that takes one of each comes to the other's, though the broken one's are older."""
+    large = b"x" * (PART_SIZE + 1)
+    for each in (world, other):
+        assert each.lab.begin("big.txt", large).status_code == 201
+        copying.switch(each, managed(each, f"mo@{each.lab.project.name}.org").manager, on=True)
+    world.tick()
+    world.tick()
+    jobs = [str(copying.jobs(each)[0]["id"]) for each in (world, other)]
+    for job in jobs:
+        node = world.node(job)
+        node.claim()
+        node.report("bcftools_failed", "No such tag.")
+        world.sees(job, FAILED)
+        world.at_scheduler(job).log = b"no such tag"
+    world.lab.store.away = {"write", "list_versions"}
+    world.tick()
+    world.lab.store.away = set()
+    break_bucket(world, "AccessDenied")
+    database, store, now = world.gateway.sessions, world.gateway.store, world.clock.now()
+    with pytest.raises(StoreUnavailable, match="AccessDenied"):
+        sidecars.look_after(database, store, 1, now, sweep=False)
+    with pytest.raises(StoreUnavailable, match="AccessDenied"):
+        aftermath.discard_directories(database, world.scheduler, store, 1, now)
+    with pytest.raises(StoreUnavailable, match="AccessDenied"):
+        uploads.give_up(database, store, now + UPLOAD_LIFETIME + SECOND, 1)
+    found = [copying.sidecar(each) for each in (world, other)]
+    assert [each["state"] for each in found if each is not None] == ["WRITING", "NONE"]
+    assert [world.attempts(job)[-1].discarded_at for job in jobs] == [None, now]
+    with database.read() as session:
+        assert session.scalars(select(UploadRow.project_id).where(UploadRow.completed_at.is_(None))).all() == [
+            world.lab.project.id
+        ]
 
 
 # --- shards --------------------------------------------------------------------------------------------------------

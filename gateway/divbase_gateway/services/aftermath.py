@@ -83,21 +83,22 @@ def discard_directories(
     Raises:
         Unavailable: the rest waits for the next tick.
     """
-    with database.read() as session:
-        loose = rows.attempts_to_discard(session, limit)
-    turn, failures = Round(), 0
-    for attempt in loose:
-        bucket = attempt.job.project.bucket
-        if turn.skips(bucket):
-            continue
-        try:
-            with turn.at(bucket):
-                _discard(database, scheduler, store, attempt, now)
-        except SchedulerUnavailable as error:
-            log.warning("job.not_discarded", name=attempt.slurm_name, error=str(error))
-            failures += 1
-            if failures == _FAILURES_A_TICK:
-                raise
+    turn, kept = Round(), set[int]()
+    for without in turn.passes():
+        with database.read() as session:
+            loose = rows.attempts_to_discard(session, limit, without)
+        for attempt in loose:
+            bucket = attempt.job.project.bucket
+            if turn.skips(bucket) or attempt.id in kept:
+                continue
+            try:
+                with turn.at(bucket):
+                    _discard(database, scheduler, store, attempt, now)
+            except SchedulerUnavailable as error:
+                log.warning("job.not_discarded", name=attempt.slurm_name, error=str(error))
+                kept.add(attempt.id)
+                if len(kept) == _FAILURES_A_TICK:
+                    raise
     turn.end()
 
 

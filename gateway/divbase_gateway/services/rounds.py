@@ -22,7 +22,7 @@ _NOT_THIS_BUCKET = {"AccessDenied", "Forbidden", "403"}
 
 
 class Round:
-    """What refused in it. Ask `skips` before each thing, do the thing within `at`, and `end` it."""
+    """What refused in it. Look for things in `passes`, ask `skips` before each, do it within `at`; `end` the round."""
 
     def __init__(self) -> None:
         self._refused: dict[str, DivBaseError] = {}
@@ -31,6 +31,14 @@ class Round:
     def skips(self, bucket: str) -> bool:
         """Whether the bucket has refused: what else is to be done there waits for the next round."""
         return bucket in self._refused
+
+    def passes(self) -> Iterator[frozenset[str]]:
+        """The buckets to leave out of what is looked for: none, and once more with each that has refused since, so that
+        no number of things in those takes the place of the others'."""
+        without: frozenset[str] | None = None
+        while without != frozenset(self._refused):
+            without = frozenset(self._refused)
+            yield without
 
     @contextmanager
     def at(self, bucket: str) -> Iterator[None]:

@@ -58,13 +58,15 @@ def look_after(database: Database, store: ObjectStore, limit: int, now: datetime
     with database.read() as session:
         if not rows.is_there_any(session):
             return
-        ended = rows.find_ended(session, limit)
     turn = Round()
-    for each in ended:
-        bucket = each.job.project.bucket
-        if not turn.skips(bucket):
-            with turn.at(bucket):
-                _settle(database, store, each, now)
+    for without in turn.passes():
+        with database.read() as session:
+            ended = rows.find_ended(session, limit, without)
+        for each in ended:
+            bucket = each.job.project.bucket
+            if not turn.skips(bucket):
+                with turn.at(bucket):
+                    _settle(database, store, each, now)
     if sweep:
         accept_wanted(database, now)
         with database.write() as session:

@@ -557,15 +557,17 @@ def give_up(database: Database, store: ObjectStore, now: datetime, limit: int) -
     Raises:
         StoreUnavailable: some bucket refused, and its uploads wait for another call.
     """
-    with database.read() as session:
-        found = rows.opened_before(session, now - UPLOAD_LIFETIME, limit)
-    turn = Round()
-    for bucket, row in found:
-        if not turn.skips(bucket):
-            with turn.at(bucket):
-                _give_up(database, store, bucket, row)
+    turn, given_up = Round(), 0
+    for without in turn.passes():
+        with database.read() as session:
+            found = rows.opened_before(session, now - UPLOAD_LIFETIME, limit, without)
+        for bucket, row in found:
+            if not turn.skips(bucket):
+                with turn.at(bucket):
+                    _give_up(database, store, bucket, row)
+                    given_up += 1
     turn.end()
-    return len(found)
+    return given_up
 
 
 def _give_up(database: Database, store: ObjectStore, bucket: str, row: UploadRow) -> None:
