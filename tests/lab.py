@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
+from botocore.exceptions import ClientError
 from divbase_gateway.db.models import FileRow, FileVersionRow, JobRow, ProjectRow
 from divbase_gateway.db.session import Database
-from divbase_gateway.domain.errors import StoreUnavailable
+from divbase_gateway.domain.errors import DivBaseError, StoreUnavailable
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.local.seaweedfs import S3Endpoint
 from divbase_gateway.ports import ObjectStore, PresignedRequest
+from divbase_gateway.s3.errors import translate
 from divbase_gateway.s3.store import S3Store
 from divbase_gateway.settings import FileSettings, Settings
 from httpx import Response
@@ -57,12 +59,16 @@ def send_in_memory(store: FakeObjectStore) -> Send:
 
 @dataclass
 class FaultyStore:
-    """A store that can be away: `away` names the methods that fail, `calls` has what was called."""
+    """A store that can be away: `away` names the methods that fail, `calls` has what was called.
+
+    `refusals`: bucket -> S3's code for every request about it.
+    """
 
     inner: ObjectStore
     away: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
     before: dict[str, Callable[[], None]] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.inner, name)
@@ -71,10 +77,17 @@ class FaultyStore:
             self.calls.append(name)
             if name in self.away:
                 raise StoreUnavailable(f"The object store does not answer ({name}).", hint="Ask again later.")
+            if args and args[0] in self.refusals:
+                raise refusal(self.refusals[args[0]], f"{name} in bucket {args[0]!r}")
             self.before.get(name, lambda: None)()
             return method(*args, **kwargs)
 
         return call
+
+
+def refusal(code: str, what: str) -> DivBaseError:
+    """What the gateway makes of S3's word."""
+    return translate(ClientError({"Error": {"Code": code}}, what), what, "http://s3.test")
 
 
 @dataclass

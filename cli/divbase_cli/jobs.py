@@ -12,7 +12,7 @@ from divbase_cli.command import command, group
 from divbase_cli.completion import complete_jobs
 from divbase_cli.failure import CommandFailed, ExitCode
 from divbase_cli.files import print_downloads
-from divbase_cli.keeping import kept, mark, warn
+from divbase_cli.keeping import how_kept, kept, mark, warn
 from divbase_cli.output import seconds, size
 from divbase_cli.progress import JobView, summary, transfer_bars
 from divbase_cli.quantities import parse_memory, parse_minutes, shown_memory, shown_minutes
@@ -258,7 +258,7 @@ def _print_kept(session: Session, job: Job) -> None:
     if session.output.as_json:
         session.output.json(job.model_dump(mode="json"))
     else:
-        session.output.text(f"The result of job {job.id} is kept {kept(job) or 'for ever'}.")
+        session.output.text(how_kept(job))
 
 
 @command(app, "rerun", example=["divbase jobs rerun JOB --more", "divbase jobs rerun JOB --memory 16G --time 4h"])
@@ -284,10 +284,14 @@ def result(
     force: Annotated[bool, typer.Option("--force", help="Replace files of this machine that differ.")] = False,
 ) -> None:
     """List the files of a job's result, or download them. Either begins the time anew that the project keeps it for."""
-    warn(session, session.client.jobs.get(session.project, job))
     if download is not None:
         fetch_result(session, job, download, force)
-        return
+    else:
+        _list_result(session, job)
+    warn(session, session.client.jobs.get(session.project, job))  # now, for this was a use
+
+
+def _list_result(session: Session, job: str) -> None:
     files = session.client.jobs.result(session.project, job)
     if session.output.as_json:
         session.output.json([one.model_dump(mode="json") for one in files])

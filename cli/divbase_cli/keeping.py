@@ -158,6 +158,17 @@ def kept(job: Job) -> str | None:
     return None if job.expires_at is None else f"until {local_time(job.expires_at)} at least"
 
 
+def how_kept(job: Job) -> str:
+    """The same as a sentence, which there always is."""
+    if job.results_removed_at is not None:
+        return f"The result of job {job.id} was {kept(job)}."
+    if job.kind != "query" or (job.state.is_end and job.state.value != "SUCCEEDED"):
+        return f"Job {job.id} has no result that could be removed."
+    if not job.state.is_end and not job.pinned:
+        return f"The result of job {job.id} will be kept as long as the project keeps others."
+    return f"The result of job {job.id} is kept {kept(job) or 'for ever'}."
+
+
 def mark(job: Job, now: datetime) -> str | None:
     """The same in a word or two, for a line of a listing; only where it ends soon, or never, or has ended."""
     if job.results_removed_at is not None:

@@ -20,6 +20,7 @@ import structlog
 from divbase_gateway.db import jobs as job_rows
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import (
+    NotFound,
     SchedulerUnavailable,
     StoreUnavailable,
     SubmissionRefused,
@@ -331,7 +332,7 @@ class Reconciler:
         """Whether nothing speaks against giving the attempt up, if its quiet period is over."""
         try:
             closed = submission.close(search, self._store, self._policy, now, answering_since)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, NotFound) as error:  # also where the bucket is gone
             log.warning("claim.not_closed", name=search.name, error=str(error))
             return False
         if not closed:
@@ -444,10 +445,13 @@ class Reconciler:
     def _clean_up(self) -> None:
         """Give indexes and copies to files that waited for them, logs to ended jobs; let the jobs' directories go."""
         now = self._clock.now()
-        aftermath.settle_indexes(self._database, self._store, _LOOSE_ENDS_A_TICK)
+        with _or_later("indexes"):
+            aftermath.settle_indexes(self._database, self._store, _LOOSE_ENDS_A_TICK)
         self._look_after_copies(now)
-        aftermath.discard_directories(self._database, self._scheduler, self._store, _LOOSE_ENDS_A_TICK, now)
-        shards.clear(self._database, self._store, self._shards_to_clear, now)
+        with _or_later("directories"):
+            aftermath.discard_directories(self._database, self._scheduler, self._store, _LOOSE_ENDS_A_TICK, now)
+        with _or_later("shards"):
+            shards.clear(self._database, self._store, self._shards_to_clear, now)
         if self._housekept_at is None or now - self._housekept_at > timedelta(hours=1):
             self._housekeeping(now)
             self._housekept_at = now
@@ -459,23 +463,30 @@ class Reconciler:
 
         A tick takes a few of them: others wait for it.
         """
-        try:
-            retention.follow_site(self._database, self._policy, now)
-            removed = retention.remove_expired(self._database, self._store, now, _REMOVALS_A_TICK)
-            given_up = uploads.give_up(self._database, self._store, now, _REMOVALS_A_TICK)
-        except StoreUnavailable as error:
-            log.warning("removal.unavailable", error=str(error))
+        done: list[int] = []
+        retention.follow_site(self._database, self._policy, now)
+        with _or_later("removal"):
+            done.append(retention.remove_expired(self._database, self._store, now, _REMOVALS_A_TICK))
+        with _or_later("uploads"):
+            done.append(uploads.give_up(self._database, self._store, now, _REMOVALS_A_TICK))
+        if len(done) < 2:
             return timedelta(minutes=5)
-        return timedelta(0) if max(removed, given_up) >= _REMOVALS_A_TICK else timedelta(hours=1)
+        return timedelta(0) if max(done) >= _REMOVALS_A_TICK else timedelta(hours=1)
 
     def _look_after_copies(self, now: datetime) -> None:
-        """A store that does not let go of a copy must not keep directories and the rest from being cleaned up."""
         sweep = self._copied_at is None or now - self._copied_at >= _BETWEEN_COPIES
         self._copied_at = now if sweep else self._copied_at
-        try:
+        with _or_later("sidecars"):
             sidecars.look_after(self._database, self._store, _LOOSE_ENDS_A_TICK, now, sweep=sweep)
-        except StoreUnavailable as error:
-            log.warning("sidecars.unavailable", error=str(error))
+
+
+@contextmanager
+def _or_later(step: str) -> Iterator[None]:
+    """What the store refuses of a step waits for a later tick, and the steps after it do not."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        log.warning(f"{step}.unavailable", error=str(error))
 
 
 @contextmanager

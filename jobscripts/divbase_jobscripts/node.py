@@ -724,6 +724,7 @@ class Copy(object):
         self.path = path
         self.missing = 0  # spans that are still on their way
         self.begins = source.get("begins") or []
+        self.answered = False  # by S3 in this run, which says whether it is encrypted with a key of its own
         self.md5_etag = re.match(r"^[0-9a-f]{32}$", self.etag or "") is not None
 
     def spans(self):
@@ -1025,6 +1026,7 @@ class Receipt(object):
         encryption = response.headers.get("x-amz-server-side-encryption", "")
         if encryption.startswith("aws:kms") or response.headers.get("x-amz-server-side-encryption-customer-algorithm"):
             copy.md5_etag = False  # the ETag of such an object is no MD5, whatever it looks like
+        copy.answered = True
 
     def write(self, data):
         write_at(self.file, self.copy.path, data, self.span.at + self.received)
@@ -1062,10 +1064,14 @@ def store_words(answer):
 
 
 def check_content(copy):
-    """Compares the strongest checksum that is known: sha256, else an ETag that is an MD5."""
+    """Compares the strongest checksum that is known: sha256, else an ETag that is an MD5.
+
+    Of a copy that came from the cache alone nobody has said that it is one; its entries have checksums of their own,
+    and were added only after this one was right.
+    """
     if copy.sha256:
         found, expected, name = digest_of(copy.path, hashlib.sha256()), copy.sha256, "SHA-256"
-    elif copy.md5_etag:
+    elif copy.answered and copy.md5_etag:
         found, expected, name = digest_of(copy.path, hashlib.md5()), copy.etag, "MD5"  # noqa: S324 - S3's checksum
     else:
         return

@@ -95,6 +95,7 @@ class FakeGateway:
         self.snapshots: dict[str, dict[str, Any]] = {}
         self.sidecar: dict[str, Any] | None = None  # of every file
         self.job_states: dict[str, list[str]] = {}
+        self.used_fields: dict[str, Any] = {}  # of every job whose result was asked for, from then on
         self.job_fields: dict[str, Any] = {}  # of every job that moves on, beside what its state brings
         self.answers: dict[str, Any] = {}  # "METHOD /path" below /api/v1 -> a fixed answer, or a Refusal
         self.faults: list[Fault] = []
@@ -317,6 +318,8 @@ class FakeGateway:
         return {"items": first, "next_cursor": None}
 
     def job_result(self, query: dict[str, str], body: Any, project: str, name: str) -> Any:
+        if name in self.jobs:
+            self.jobs[name] = {**self.jobs[name], **self.used_fields}
         keys = [key for key in self.files if key.startswith(f"results/{name}/")]
         roles = {"csi": "index", "json": "provenance", "log": "log"}
         return {

@@ -43,6 +43,7 @@ class Faults:
         damaged_puts: PUTs whose bytes S3 finds damaged (400 BadDigest).
         expired_puts: PUTs that are answered 403.
         mismatched: completions after which the gateway finds something else in the store (409).
+        get_headers: headers of the answers to GETs, besides those that every S3 sends.
         on_get: called with the key of every GET before it is answered.
         on_call: called with the name of every call before it is answered.
     """
@@ -62,6 +63,7 @@ class Faults:
     damaged_puts: int = 0
     expired_puts: int = 0
     mismatched: int = 0
+    get_headers: dict[str, str] = field(default_factory=dict)
     on_get: Callable[[str], None] = lambda key: None
     on_call: Callable[[str], None] = lambda name: None
 
@@ -285,7 +287,7 @@ class NodeGateway:
         first, last = (int(word) for word in headers["Range"].removeprefix("bytes=").split("-"))
         last = min(last, len(body) - 1)
         told = {"Content-Range": f"bytes {first}-{last}/{len(body)}", "ETag": f'"{self._etag(key)}"'}
-        return 206, told, body[first : last + 1 - short], drop
+        return 206, told | self.faults.get_headers, body[first : last + 1 - short], drop
 
     def _etag(self, key: str) -> str:
         entries = [*self.inputs, *(entry["index"] for entry in self.inputs if entry["index"])]

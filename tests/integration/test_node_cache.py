@@ -198,6 +198,28 @@ def test_only_queries_use_it(gateway: NodeGateway, stage: Stage, snps: BlockFile
     assert not folder.exists()
 
 
+ENCRYPTED = {
+    "SSE-KMS": {"x-amz-server-side-encryption": "aws:kms"},
+    "SSE-C": {"x-amz-server-side-encryption-customer-algorithm": "AES256"},
+}
+
+
+@pytest.mark.parametrize("headers", ENCRYPTED.values(), ids=ENCRYPTED.keys())
+def test_store_that_encrypts_with_its_own_keys(
+    gateway: NodeGateway, stage: Stage, snps: BlockFile, headers: dict[str, str]
+) -> None:
+    """Guards: its ETags look like an MD5 and are none, which only its answers say; a job that needs none of them takes
+    nothing for damaged."""
+    gateway.add_input(snps.path, index=snps.index, checksum="md5")
+    for stored in (gateway.inputs[0], gateway.inputs[0]["index"]):
+        stored["etag"] = md5_of(b"what was encrypted")
+    gateway.faults.get_headers = headers
+    first = stage()
+    assert first.state["staged"]["bytes_from_cache"] == 0
+    gateway.gets.clear()
+    assert (stage().files, gateway.gets) == (first.files, [])
+
+
 def test_off_by_default(gateway: NodeGateway, stage: Stage, snps: BlockFile, folder: Path) -> None:
     """Guards: without a cache in the manifest, from an older gateway too, nothing is kept and nothing said."""
     gateway.cache = None

@@ -480,6 +480,39 @@ def test_a_gateway_that_dies_in_the_middle_goes_on_at_the_start(project: Project
     assert world.job(aged).results_cleared_at is not None
 
 
+def overtake(project: Project, aged: str) -> None:
+    """While the store keeps the leader waiting, another has removed the result, and the user has made it again."""
+    world, leader = project.world, project.world.reconciler
+
+    def others() -> None:
+        world.lab.store.before.clear()
+        world.restart("the second")
+        world.tick(after=timedelta(minutes=1))
+        assert world.job(aged).results_cleared_at is not None
+        assert world.rerun(aged).status_code == 201
+        world.tick()
+        project.settle(aged)
+
+    world.lab.store.before["list_versions"] = others
+    leader.tick()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_leader_that_was_overtaken_removes_nothing_new(project: Project, aged: str, begun: bool) -> None:
+    """Guards: what was made after the removal stays, whoever still believes to be at it."""
+    world = project.world
+    if begun:
+        world.lab.store.away = {"delete_version"}
+        world.tick()
+        world.lab.store.away = set()
+        world.clock.advance(timedelta(minutes=5))
+    overtake(project, aged)
+    assert project.objects(aged)[-2:] == ["result.vcf.gz", "result.vcf.gz.csi"]
+    assert project.get(f"jobs/{aged}/result").status_code == 200
+    row = world.job(aged)
+    assert (row.results_removed_at, row.results_cleared_at) == (None, None)
+
+
 def test_a_removal_that_was_carried_out_is_not_repeated(project: Project, aged: str) -> None:
     """Guards: a bucket is asked nothing any more about what is done."""
     project.world.tick()

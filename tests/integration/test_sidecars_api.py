@@ -13,7 +13,7 @@ from typing import Any
 
 import pysam.bcftools
 import pytest
-from divbase_gateway.db.models import FileRow, FileVersionRow, SidecarMapRow, SidecarRow, SnapshotFileRow
+from divbase_gateway.db.models import FileRow, FileVersionRow, ProjectRow, SidecarMapRow, SidecarRow, SnapshotFileRow
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.domain.sidecars import GRACE
 from sqlalchemy import delete, func, select, update
@@ -429,6 +429,19 @@ def test_a_query_that_runs_again_reads_the_file_where_the_copy_is_gone(
     assert world.job(job).minutes > minutes
 
 
+def test_a_query_that_fell_back_to_its_file_can_be_rerun_at_the_ceiling(world: World, ready: str) -> None:
+    """Guards: the longer time that the file takes is no more than the project may have, in the plan as in the job."""
+    job = world.submit()
+    with world.gateway.sessions.write() as session:
+        session.execute(update(ProjectRow).values(max_minutes=world.job(job).minutes))
+    fail(world, job, "input_corrupt", f"the BCF copy of {KEY} is not what it was.")
+    world.tick()
+    fail(world, job, "bcftools_failed", "No such tag.")
+    assert world.end(job) == ("FAILED", "bcftools_failed")
+    again = world.rerun(job)
+    assert again.status_code == 201, again.text
+
+
 @pytest.mark.parametrize("reason", ["input_missing", "input_corrupt"])
 def test_a_copy_that_cannot_be_read_fails_no_query(world: World, ready: str, copy: Copy, reason: str) -> None:
     """Guards: the next attempt reads the file, whatever the number of attempts allowed; the copy is written anew."""
@@ -447,6 +460,22 @@ def test_a_copy_that_cannot_be_read_fails_no_query(world: World, ready: str, cop
     assert len(jobs(world)) == 2
     write(world, jobs(world)[0]["id"], copy)
     assert reads_copies(planned(world)) == [True]
+
+
+@pytest.mark.parametrize("words", ["{} is not in the store any more: 404", "the index of {} is damaged: its MD5 is 0"])
+def test_a_fault_of_a_file_that_has_no_copy_is_not_blamed_on_those_of_others(
+    world: World, ready: str, tmp_path: Path, words: str
+) -> None:
+    """Guards: what another attempt would find again ends the job, and the copies of the sound files stay."""
+    other = simulate(tmp_path / "b.vcf.gz", samples=["X", "Y", "Z"], index="csi")
+    assert other.index is not None
+    for path in (other.index, other.path):
+        world.lab.upload_file(path)
+    assert reads_copies(planned(world)) == [True, False]
+    job = world.submit()
+    fail(world, job, "input_missing", words.format("b.vcf.gz"))
+    assert world.end(job) == ("FAILED", "input_missing")
+    assert reads_copies(planned(world)) == [True, False]
 
 
 def test_another_failure_is_not_blamed_on_copies(world: World, ready: str) -> None:
@@ -492,6 +521,35 @@ def test_a_removal_that_was_interrupted_is_finished(world: World, manager: Calle
     assert reads_copies(planned(world)) == [False]
     world.tick(GRACE)
     assert ready not in "".join(hidden(world))
+
+
+def test_a_leader_that_was_overtaken_removes_no_copy_of_a_later_attempt(
+    world: World, manager: Caller, copy: Copy
+) -> None:
+    """Guards: a job that failed was settled by another gateway and run again while the store kept this one waiting."""
+    switch(world, manager, on=True)
+    world.tick()
+    world.tick()
+    job = jobs(world)[0]["id"]
+    leader = world.reconciler
+    node = world.node(job)
+    node.claim()
+    node.report("bcftools_failed", "No such tag.")
+    world.sees(job, FAILED)
+
+    def others() -> None:
+        world.lab.store.before.clear()
+        world.restart("the second")
+        world.tick(after=timedelta(minutes=1))
+        assert world.rerun(job).status_code == 201
+        world.tick()
+        write(world, job, copy)
+
+    world.lab.store.before["list_versions"] = others
+    leader.tick()
+    assert not world.lab.store.before
+    assert len(hidden(world)) == 2
+    assert reads_copies(planned(world)) == [True]
 
 
 def test_leftovers_of_earlier_attempts_go_when_one_succeeds(world: World, manager: Caller, copy: Copy) -> None:

@@ -233,8 +233,7 @@ def test_what_shards_made_takes_room_until_it_is_gone(world: World) -> None:
     world.tick()
     join(world, job)
     world.lab.store.away.add("delete_version")
-    with pytest.raises(Exception, match="does not answer"):
-        world.tick()
+    world.tick()
     result = sum(each["size"] for each in world.job(job).results)
     assert storage(world)["results"] == made + result
     world.lab.store.away.clear()

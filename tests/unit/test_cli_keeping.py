@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from divbase_cli import keeping
 from divbase_cli.failure import ExitCode
+from divbase_cli.output import local_time
 from divbase_client.models import Job
 
 from tests.fakes.gateway_server import KEY, FakeGateway, Refusal, job, running_gateway, storage
@@ -142,8 +143,27 @@ def test_pin_and_unpin(shell: Shell, has: Callable[..., str]) -> None:
     assert shell("jobs", "unpin", name).stdout.startswith("The result of job j1 is kept until ")
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "The result of job j1 is kept for ever.\n"),
+        ({"state": "RUNNING"}, "The result of job j1 will be kept as long as the project keeps others.\n"),
+        ({"state": "FAILED"}, "Job j1 has no result that could be removed.\n"),
+        ({"kind": "index"}, "Job j1 has no result that could be removed.\n"),
+        ({"results_removed_at": NOW.isoformat()}, "makes it again.\n"),
+    ],
+)
+def test_unpin_promises_no_more_than_there_is(
+    shell: Shell, has: Callable[..., str], fields: dict[str, str], words: str
+) -> None:
+    """A job that has no date may have no result, or not yet; only one that the project keeps is kept for ever."""
+    said = shell("jobs", "unpin", has(**fields)).stdout
+    assert said.endswith(words)
+    assert "kept removed" not in said
+
+
 def test_a_result_that_ends_soon_is_marked_and_warned_of(shell: Shell, has: Callable[..., str]) -> None:
-    """In the listing, in `show` and before a download; in JSON the dates are there."""
+    """In the listing, in `show` and where its files are listed; in JSON the dates are there."""
     expires = NOW + timedelta(days=3)
     name = has(expires_at=expires.isoformat(), warn_from=(NOW - timedelta(days=1)).isoformat())
     assert f"\t! until {expires.astimezone():%Y-%m-%d}\t" in shell("jobs", "ls").stdout
@@ -152,6 +172,25 @@ def test_a_result_that_ends_soon_is_marked_and_warned_of(shell: Shell, has: Call
         assert "warning: the result of job j1 is to be removed on " in shown.stderr
         assert "`divbase jobs pin j1` keeps it" in shown.stderr
     assert "Result kept:  until " in shell("jobs", "show", name).stdout
+
+
+@pytest.mark.parametrize("days", [3, 90])
+@pytest.mark.parametrize("download", [False, True], ids=["listed", "downloaded"])
+def test_what_a_use_puts_off_is_not_warned_of(
+    shell: Shell, gateway: FakeGateway, has: Callable[..., str], tmp_path: Path, download: bool, days: int
+) -> None:
+    """The time that the command itself began anew is what counts; where that is short, it ends soon all the same."""
+    expires, later = NOW + timedelta(days=1), NOW + timedelta(days=days)
+    name = has(expires_at=expires.isoformat(), warn_from=(NOW - timedelta(days=1)).isoformat())
+    gateway.used_fields = {
+        "expires_at": later.isoformat(),
+        "warn_from": (later - timedelta(days=7)).isoformat(),
+    }
+    gateway.store(f"results/{name}/result.vcf.gz", b"records")
+    said = shell("jobs", "result", name, *(["--download", str(tmp_path)] if download else [])).stderr
+    assert (tmp_path / "result.vcf.gz").exists() is download
+    warned = f"warning: the result of job j1 is to be removed on {local_time(later)}" in said
+    assert (warned, "warning" in said) == ((True, True) if days == 3 else (False, False))
 
 
 def test_far_from_its_end_there_is_no_warning(shell: Shell, has: Callable[..., str]) -> None:

@@ -231,8 +231,9 @@ def test_files_with_blocks_are_told_by_their_first_records(lines: list[str], rec
     assert may_have_blocks(text + records.encode(), len(text)) is blocks
 
 
-@pytest.mark.parametrize(("lines", "blocks"), [([END, NON_REF], True), ([END], False), ([NON_REF], False)])
+@pytest.mark.parametrize(("lines", "blocks"), [([END, NON_REF], True), ([END], True), ([NON_REF], False), ([], False)])
 def test_a_bcf_with_blocks_is_told_by_its_header(lines: list[str], blocks: bool) -> None:
-    """Guards: its records are not read as text."""
+    """Guards: its records are not read as text, and a block may have no allele that the header names, but never an END
+    that it does not."""
     data = bcf(header(*lines))
     assert may_have_blocks(data + b"\x10\0\0\0\n\n", len(data)) is blocks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -373,8 +373,10 @@ def jobs_unheard_of(session: Session, since: datetime) -> list[int]:
     )
 
 
-def attempts_to_discard(session: Session, limit: int) -> list[AttemptRow]:
-    """Attempts that are over and whose directory at the scheduler is still there, with job and project."""
+def attempts_to_discard(session: Session, limit: int, without: Collection[str] = ()) -> list[AttemptRow]:
+    """Attempts that are over and whose directory at the scheduler is still there, with job and project; none of those
+    in the buckets `without`."""
+    left_out = AttemptRow.job.has(JobRow.project.has(ProjectRow.bucket.in_(without)))
     return list(
         session.scalars(
             select(AttemptRow)
@@ -383,6 +385,7 @@ def attempts_to_discard(session: Session, limit: int) -> list[AttemptRow]:
                 AttemptRow.discarded_at.is_(None),
                 AttemptRow.slurm_job_id.is_not(None),
                 AttemptRow.submitted_at.is_not(None),  # else only the claim has told of an id
+                *([~left_out] if without else []),
             )
             .options(joinedload(AttemptRow.job).joinedload(JobRow.project))
             .order_by(AttemptRow.id)

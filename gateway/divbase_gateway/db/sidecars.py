@@ -3,7 +3,7 @@ in `services`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -100,13 +100,15 @@ class Ended(NamedTuple):
     version: FileVersionRow | None
 
 
-def find_ended(session: Session, limit: int) -> list[Ended]:
-    """Oldest first, with project and file."""
+def find_ended(session: Session, limit: int, without: Collection[str] = ()) -> list[Ended]:
+    """Oldest first, with project and file; none in the buckets `without`."""
+    left_out = SidecarRow.project.has(ProjectRow.bucket.in_(without))
     query = (
         select(SidecarRow, JobRow, FileVersionRow)
         .join(JobRow, JobRow.public_id == SidecarRow.job)
         .outerjoin(FileVersionRow, FileVersionRow.id == SidecarRow.version_row_id)
         .where(SidecarRow.state == SidecarState.WRITING, JobRow.state.in_(sorted(ENDS)))
+        .where(*([~left_out] if without else []))
         .options(joinedload(JobRow.project), joinedload(FileVersionRow.file))
         .order_by(SidecarRow.id)
         .limit(limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import select
@@ -43,12 +44,15 @@ def open_upload_ids(session: Session, project_id: int, since: datetime) -> set[s
     return set(session.scalars(query))
 
 
-def opened_before(session: Session, before: datetime, limit: int) -> list[tuple[str, UploadRow]]:
-    """Open uploads that were begun before then, the oldest first, each with the bucket of its project."""
+def opened_before(
+    session: Session, before: datetime, limit: int, without: Collection[str] = ()
+) -> list[tuple[str, UploadRow]]:
+    """Open uploads that were begun before then, the oldest first, each with the bucket of its project, which is none of
+    `without`."""
     query = (
         select(ProjectRow.bucket, UploadRow)
         .join(UploadRow, UploadRow.project_id == ProjectRow.id)
-        .where(UploadRow.completed_at.is_(None), UploadRow.created_at < before)
+        .where(UploadRow.completed_at.is_(None), UploadRow.created_at < before, ProjectRow.bucket.not_in(without))
         .order_by(UploadRow.created_at)
         .limit(limit)
     )

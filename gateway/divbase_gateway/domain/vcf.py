@@ -175,7 +175,8 @@ def parse_header(data: bytes) -> VcfHeader:
 
 def may_have_blocks(data: bytes, header_bytes: int) -> bool:
     """Whether records may be blocks of a gVCF, as `bcftools merge` knows them: an END, and no allele or one that stands
-    for all others. Nearly every record of a gVCF is one, so the first few tell; many headers only name the alleles.
+    for all others. Nearly every record of a gVCF is one, so the first few tell; many headers only name the alleles. The
+    records of a BCF are not looked at: it may have blocks where END has a meaning.
 
     Args:
         data: unpacked, from the beginning of the file; its header has `header_bytes` of them.
@@ -183,7 +184,9 @@ def may_have_blocks(data: bytes, header_bytes: int) -> bool:
     header = data[:header_bytes]
     if _END_IN_INFO.search(header) is None:  # then it has no meaning, and records end where REF does
         return False
-    records = [] if data.startswith(BCF_MAGIC) else data[header_bytes:].split(b"\n")[:-1]
+    if data.startswith(BCF_MAGIC):
+        return True
+    records = data[header_bytes:].split(b"\n")[:-1]
     if any(map(_is_block, records)):
         return True
     return len(records) < _TELLING and _BLOCK_ALLELE.search(header) is not None

@@ -11,7 +11,7 @@ import structlog
 from divbase_gateway.db import jobs as rows
 from divbase_gateway.db.models import AttemptRow, FileVersionRow, JobRow
 from divbase_gateway.db.session import Database
-from divbase_gateway.domain.errors import DivBaseError, SchedulerUnavailable, StoreUnavailable
+from divbase_gateway.domain.errors import DivBaseError, NotFound, SchedulerUnavailable, StoreUnavailable
 from divbase_gateway.domain.files import FileState, IndexKind, IndexRef
 from divbase_gateway.domain.jobs import JobState, Phase, phase_of
 from divbase_gateway.domain.repairs import KIND as REPAIR
@@ -21,6 +21,7 @@ from divbase_gateway.services.attempts import log_key
 from divbase_gateway.services.catalogue import attach_index
 from divbase_gateway.services.files import catalogued, store_indexed
 from divbase_gateway.services.jobs import set_results
+from divbase_gateway.services.rounds import Round
 from divbase_gateway.services.settlement import ref_of
 
 log = structlog.get_logger()
@@ -35,12 +36,16 @@ def settle_indexes(database: Database, store: ObjectStore, limit: int) -> None:
     """Give every file that waits for an ended index job its index, or the reason why there is none.
 
     Raises:
-        StoreUnavailable: the rest waits for the next tick.
+        StoreUnavailable: some bucket refused, and what it has waits for the next tick.
     """
     with database.read() as session:
         finished = rows.finished_index_jobs(session, limit)
+    turn = Round()
     for job, version in finished:
-        _settle_index(database, store, job, version)
+        if not turn.skips(job.project.bucket):
+            with turn.at(job.project.bucket):
+                _settle_index(database, store, job, version)
+    turn.end()
 
 
 def _settle_index(database: Database, store: ObjectStore, job: JobRow, version: FileVersionRow) -> None:
@@ -72,22 +77,29 @@ def discard_directories(
 ) -> None:
     """Remove the directories of ended attempts, after their log is where users find it.
 
-    A directory that the scheduler does not let go (its job was given up, but still runs) does not keep the others.
+    A directory that the scheduler does not let go (its job was given up, but still runs) does not keep the others, nor
+    does a bucket that takes no log.
 
     Raises:
         Unavailable: the rest waits for the next tick.
     """
-    with database.read() as session:
-        loose = rows.attempts_to_discard(session, limit)
-    failures = 0
-    for attempt in loose:
-        try:
-            _discard(database, scheduler, store, attempt, now)
-        except SchedulerUnavailable as error:
-            log.warning("job.not_discarded", name=attempt.slurm_name, error=str(error))
-            failures += 1
-            if failures == _FAILURES_A_TICK:
-                raise
+    turn, kept = Round(), set[int]()
+    for without in turn.passes():
+        with database.read() as session:
+            loose = rows.attempts_to_discard(session, limit, without)
+        for attempt in loose:
+            bucket = attempt.job.project.bucket
+            if turn.skips(bucket) or attempt.id in kept:
+                continue
+            try:
+                with turn.at(bucket):
+                    _discard(database, scheduler, store, attempt, now)
+            except SchedulerUnavailable as error:
+                log.warning("job.not_discarded", name=attempt.slurm_name, error=str(error))
+                kept.add(attempt.id)
+                if len(kept) == _FAILURES_A_TICK:
+                    raise
+    turn.end()
 
 
 def _discard(database: Database, scheduler: Scheduler, store: ObjectStore, attempt: AttemptRow, now: datetime) -> None:
@@ -120,6 +132,10 @@ def _store_log(scheduler: Scheduler, store: ObjectStore, attempt: AttemptRow) ->
     if not text:
         return None
     key = log_key(attempt.job, attempt.number)
-    info = store.write(attempt.job.project.bucket, key, text)
+    try:
+        info = store.write(attempt.job.project.bucket, key, text)
+    except NotFound as error:  # the bucket: there is no place for it, and never will be
+        log.warning("log.not_stored", name=attempt.slurm_name, error=str(error))
+        return None
     sha256 = hashlib.sha256(text).hexdigest()
     return {"role": "log", "key": key, "version_id": info.version_id, "size": info.size, "sha256": sha256}

@@ -55,7 +55,7 @@ def require_copies(session: Session, job: JobRow, policy: JobPolicy) -> None:
 
 def give_up(session: Session, job: JobRow, reason: Reason, message: str, policy: JobPolicy, now: datetime) -> bool:
     """After a query, or a shard of one, failed for an input: whether that may have been a copy. Then the plan reads the
-    files themselves, and the copies that the message names are written anew (all of them, where it names none).
+    files themselves, and the copies that the message names are written anew (all of them, where it names no input).
 
     A job that joins what shards made has read no copy, whatever its plan says of theirs.
     """
@@ -63,6 +63,9 @@ def give_up(session: Session, job: JobRow, reason: Reason, message: str, policy:
     if reason not in _OF_INPUTS or not copies:
         return False
     named = [copy for key, copy in copies.items() if label_of(key) in message]
+    read_themselves = [entry["key"] for entry in job.plan["inputs"] if entry["key"] not in copies]
+    if not named and any(key in message for key in read_themselves):
+        return False
     for row in rows.find_ready(session, job.project_id, named or list(copies.values())):
         row.state, row.state_since, row.data_begin = SidecarState.GOING, now, None
         log.warning("sidecar.given_up", key=row.key, version_id=row.version_id, job=job.public_id, message=message)
@@ -73,5 +76,5 @@ def give_up(session: Session, job: JobRow, reason: Reason, message: str, policy:
 def _read_files(job: JobRow, policy: JobPolicy) -> None:
     plan = without_copies(query_plan_of(job))
     most = ceilings_of(job.project, policy).minutes
-    job.plan = plan_to_dict(plan)
     job.minutes = max(job.minutes, plan.minutes if most is None else min(plan.minutes, most))
+    job.plan = plan_to_dict(replace(plan, minutes=min(plan.minutes, job.minutes)))  # a plan that may run again

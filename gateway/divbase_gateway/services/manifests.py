@@ -190,7 +190,8 @@ def abort_uploads(store: ObjectStore, job: JobRow, uploads: list[dict[str, Any]]
     """
     for output in uploads:
         if output["upload"] is not None:
-            store.abort_multipart(job.project.bucket, output_key(job, output["role"]), output["upload"])
+            with suppress(NotFound):  # the bucket, and with it the parts
+                store.abort_multipart(job.project.bucket, output_key(job, output["role"]), output["upload"])
 
 
 def remove_control_objects(store: ObjectStore, bucket: str, job: str, number: int) -> None:
@@ -200,7 +201,8 @@ def remove_control_objects(store: ObjectStore, bucket: str, job: str, number: in
         StoreUnavailable
     """
     keys = {control_key(job, number, name) for name in ("claim", "report")}
-    found = [each for each in store.list_versions(bucket, f"results/{job}/.") if each.key in keys]
-    for each in found:
-        with suppress(NotFound):
-            store.delete_version(bucket, each.key, each.version_id)
+    with suppress(NotFound):  # the bucket, and with it all of them
+        found = [each for each in store.list_versions(bucket, f"results/{job}/.") if each.key in keys]
+        for each in found:
+            with suppress(NotFound):
+                store.delete_version(bucket, each.key, each.version_id)

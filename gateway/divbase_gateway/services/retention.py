@@ -24,6 +24,7 @@ from divbase_gateway.domain.retention import GRACE, Retention, days_in_force, fo
 from divbase_gateway.ports import ObjectStore
 from divbase_gateway.services.jobs import check_owner, get_job, is_removable
 from divbase_gateway.services.policy import JobPolicy
+from divbase_gateway.services.rounds import Round
 
 log = structlog.get_logger()
 
@@ -208,31 +209,42 @@ def remove_expired(database: Database, store: ObjectStore, now: datetime, limit:
     Call `follow_site` before it.
 
     Raises:
-        StoreUnavailable: the rest waits; nobody is given what has been begun with.
+        StoreUnavailable: some bucket refused, and what it has waits; nobody is given what has been begun with.
     """
+    turn, removed = Round(), 0
     with database.read() as session:
         begun = rows.being_removed(session, limit)
         projects = rows.keeping_for_a_time(session)
     for job in begun:
-        _clear(database, store, job, now)
-    removed = len(begun)
+        if not turn.skips(job.project.bucket):
+            with turn.at(job.project.bucket):
+                _clear(database, store, job, now)
+                removed += 1
     for project in projects:
-        removed += _remove_of(database, store, project, now, limit - removed)
+        removed += _remove_of(database, store, project, turn, now, limit - removed)
+    turn.end()
     return removed
 
 
-def _remove_of(database: Database, store: ObjectStore, project: ProjectRow, now: datetime, limit: int) -> int:
+def _remove_of(
+    database: Database, store: ObjectStore, project: ProjectRow, turn: Round, now: datetime, limit: int
+) -> int:
     used_by = retention_of(project).last_use_due(now)
     if used_by is None or limit < 1:
         return 0
     with database.read() as session:
         found = rows.due(session, project.id, used_by, limit)
+    removed = 0
     for job_id in found:
+        if turn.skips(project.bucket):  # nothing is begun that could not be finished
+            break
         with database.write() as session:
             job = _begin(session, job_id, now)
-        if job is not None:
-            _clear(database, store, job, now)
-    return len(found)
+        with turn.at(project.bucket):
+            if job is not None:
+                _clear(database, store, job, now)
+            removed += 1
+    return removed
 
 
 def _begin(session: Session, job_id: int, now: datetime) -> JobRow | None:
@@ -250,21 +262,39 @@ def _begin(session: Session, job_id: int, now: datetime) -> JobRow | None:
 
 def _clear(database: Database, store: ObjectStore, job: JobRow, now: datetime) -> None:
     """Delete every version of the job's result and its index; that nothing else is there under these names any more is
-    what lets the job run again."""
-    bucket, folder = job.project.bucket, f"results/{job.public_id}/"
+    what lets the job run again.
+
+    Another gateway may have done it while the store kept this one waiting, and a new result be there: what is deleted
+    was listed before the row still said that nobody has.
+    """
+    folder = f"results/{job.public_id}/"
     for each in job.results:
         if is_removable(job, each) and each["key"].startswith(folder):
-            _delete(store, bucket, each["key"])
+            found = _versions_of(store, job.project.bucket, each["key"])
+            with database.write() as session:
+                if found and _being_removed(session, job) is None:
+                    log.warning("result.removed_by_another", job=job.public_id)
+                    return
+            for version_id in found:
+                with suppress(NotFound):
+                    store.delete_version(job.project.bucket, each["key"], version_id)
     with database.write() as session:
-        current = rows.lock_result(session, job.id)
-        if current is not None and current.results_removed_at is not None:
+        current = _being_removed(session, job)
+        if current is not None:
             current.results_cleared_at, current.result_bytes = now, 0
     log.info("result.removed", job=job.public_id, days=job.results_removed_days)
 
 
-def _delete(store: ObjectStore, bucket: str, key: str) -> None:
-    with suppress(NotFound):
-        for entry in list(store.list_versions(bucket, key)):
-            if entry.key == key:
-                with suppress(NotFound):
-                    store.delete_version(bucket, key, entry.version_id)
+def _versions_of(store: ObjectStore, bucket: str, key: str) -> list[str]:
+    try:
+        return [entry.version_id for entry in store.list_versions(bucket, key) if entry.key == key]
+    except NotFound:  # the bucket, and with it all of them
+        return []
+
+
+def _being_removed(session: Session, job: JobRow) -> JobRow | None:
+    """The job as it is now, held; None where this removal of its result is over."""
+    current = rows.lock_result(session, job.id)
+    if current is None or current.results_cleared_at is not None:
+        return None
+    return current if current.results_removed_at == job.results_removed_at else None

@@ -22,6 +22,7 @@ from divbase_gateway.domain.jobs import HOPELESS, JobState, Reason
 from divbase_gateway.ports import ObjectStore
 from divbase_gateway.services.attempts import shard_folder
 from divbase_gateway.services.jobs import cancel_shards, end_job, set_results, set_state
+from divbase_gateway.services.rounds import Round
 
 log = structlog.get_logger()
 
@@ -150,24 +151,38 @@ def clear(database: Database, store: ObjectStore, parent_ids: Sequence[int], now
     The rows forget it first, so that a rerun never builds on what is being removed.
 
     Raises:
-        StoreUnavailable: the rest waits for the next tick.
+        StoreUnavailable: some bucket refused, and what it has waits for the next tick.
     """
+    turn = Round()
     for parent_id in parent_ids:
         with database.write() as session:
             parent = _forget(session, parent_id, now)
-        if parent is None:
-            continue
-        bucket = parent.project.bucket
-        for each in list(store.list_versions(bucket, shard_folder(parent.public_id))):
-            with suppress(NotFound):
-                store.delete_version(bucket, each.key, each.version_id)
-        with database.write() as session:
-            current = job_rows.lock_job(session, parent_id)
-            if current is not None and _is_due(current, now):
-                current.shards_until = None
-                for shard in rows.shards_of(session, parent_id, lock=True):
-                    set_results(shard, [])
-        log.info("job.shards_cleared", job=parent.public_id)
+        if parent is not None and not turn.skips(parent.project.bucket):
+            with turn.at(parent.project.bucket):
+                _clear(database, store, parent, now)
+    turn.end()
+
+
+def _clear(database: Database, store: ObjectStore, parent: JobRow, now: datetime) -> None:
+    bucket = parent.project.bucket
+    try:
+        found = list(store.list_versions(bucket, shard_folder(parent.public_id)))
+    except NotFound:  # the bucket, and with it all of them
+        found = []
+    with database.write() as session:
+        current = job_rows.lock_job(session, parent.id)
+        if current is None or not _is_due(current, now):  # done by another gateway, and perhaps run again
+            return
+    for each in found:
+        with suppress(NotFound):
+            store.delete_version(bucket, each.key, each.version_id)
+    with database.write() as session:
+        current = job_rows.lock_job(session, parent.id)
+        if current is not None and _is_due(current, now):
+            current.shards_until = None
+            for shard in rows.shards_of(session, parent.id, lock=True):
+                set_results(shard, [])
+    log.info("job.shards_cleared", job=parent.public_id)
 
 
 def _forget(session: Session, parent_id: int, now: datetime) -> JobRow | None:

@@ -22,6 +22,7 @@ from divbase_gateway.domain.sidecars import GRACE, MOST_OPEN, SidecarState, plan
 from divbase_gateway.ports import ObjectStore
 from divbase_gateway.services import catalogue, jobs
 from divbase_gateway.services.copies import Copy, copies_of
+from divbase_gateway.services.rounds import Round
 
 log = structlog.get_logger()
 
@@ -57,16 +58,22 @@ def look_after(database: Database, store: ObjectStore, limit: int, now: datetime
     with database.read() as session:
         if not rows.is_there_any(session):
             return
-        ended = rows.find_ended(session, limit)
-    for each in ended:
-        _settle(database, store, each, now)
-    if not sweep:
-        return
-    accept_wanted(database, now)
-    with database.write() as session:
-        rows.mark_wanted_again(session, now)
-        rows.mark_unwanted(session, now)
-    remove_unwanted(database, store, limit, now)
+    turn = Round()
+    for without in turn.passes():
+        with database.read() as session:
+            ended = rows.find_ended(session, limit, without)
+        for each in ended:
+            bucket = each.job.project.bucket
+            if not turn.skips(bucket):
+                with turn.at(bucket):
+                    _settle(database, store, each, now)
+    if sweep:
+        accept_wanted(database, now)
+        with database.write() as session:
+            rows.mark_wanted_again(session, now)
+            rows.mark_unwanted(session, now)
+        remove_unwanted(database, store, turn, limit, now)
+    turn.end()
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -134,10 +141,11 @@ def _settle(database: Database, store: ObjectStore, ended: rows.Ended, now: date
         except DivBaseError as error:
             reason = f"What job {job.public_id} wrote is not used: {error.message}"
     kept = [] if written is None else [written.copy["version_id"], written.index.version_id]
-    _clear(store, job.project.bucket, ended.sidecar.key, kept)
+    if not _clear(database, store, job.project.bucket, ended.sidecar, kept):
+        return
     with database.write() as session:
-        row = rows.lock_sidecar(session, ended.sidecar.id)
-        if row is None or row.state != SidecarState.WRITING or row.job != job.public_id:
+        row = _unchanged(session, ended.sidecar)
+        if row is None:
             return
         _record(session, row, written, reason, now)
     if written is None:
@@ -176,48 +184,68 @@ def _record(session: Session, row: SidecarRow, written: _Written | None, reason:
 # --- removal ---------------------------------------------------------------------------------------------------------
 
 
-def remove_unwanted(database: Database, store: ObjectStore, limit: int, now: datetime) -> int:
+def remove_unwanted(database: Database, store: ObjectStore, turn: Round, limit: int, now: datetime) -> None:
     """Remove copies that no plan has read for a while and no job that has not ended was planned on.
 
-    Returns: how many.
-
     Raises:
-        StoreUnavailable: the rest waits for the next time.
+        StoreUnavailable: it does not answer; the rest waits for the next time.
     """
     with database.read() as session:
         going = rows.find_going(session, now - GRACE, limit)
         projects = {row.project_id for row in going}
         in_use = {copy for project_id in projects for copy in _in_use(session, project_id)}
-    removed = 0
     for row in going:
-        if (row.key, row.version_id) not in in_use:
-            removed += _remove(database, store, row)
-    return removed
+        bucket = row.project.bucket
+        if (row.key, row.version_id) not in in_use and not turn.skips(bucket):
+            with turn.at(bucket):
+                _remove(database, store, row)
 
 
 def _in_use(session: Session, project_id: int) -> set[Copy]:
     return {copy for plan in rows.plans_of_open_queries(session, project_id) for copy in copies_of(plan).values()}
 
 
-def _remove(database: Database, store: ObjectStore, going: SidecarRow) -> bool:
+def _remove(database: Database, store: ObjectStore, going: SidecarRow) -> None:
     """Nobody wants it again from the first step on, and a kill after any finds the row."""
     with database.write() as session:
         row = rows.lock_sidecar(session, going.id)
         if row is None or row.state != SidecarState.GOING:
-            return False
+            return
         row.data_begin = None
-    _clear(store, going.project.bucket, going.key, [])
+    if not _clear(database, store, going.project.bucket, going, []):
+        return
     with database.write() as session:
         row = rows.lock_sidecar(session, going.id)
         if row is not None:
             session.delete(row)
     log.info("sidecar.removed", key=going.key, version_id=going.version_id)
+
+
+def _clear(database: Database, store: ObjectStore, bucket: str, seen: SidecarRow, kept: list[str]) -> bool:
+    """Remove every version of a copy and its index but these; attempts that came to nothing left some.
+
+    Returns:
+        False: another gateway was faster while the store kept this one waiting, and what was listed may be needed.
+    """
+    names = (seen.key, f"{seen.key}.csi")
+    try:
+        found = [each for each in store.list_versions(bucket, seen.key) if each.key in names]
+    except NotFound:  # the bucket, and with it all of them
+        return True
+    loose = [each for each in found if each.version_id not in kept]
+    with database.write() as session:
+        if loose and _unchanged(session, seen) is None:
+            log.warning("sidecar.cleared_by_another", key=seen.key)
+            return False
+    for entry in loose:
+        with suppress(NotFound):
+            store.delete_version(bucket, entry.key, entry.version_id)
     return True
 
 
-def _clear(store: ObjectStore, bucket: str, key: str, kept: list[str]) -> None:
-    """Remove every version of a copy and its index but these; attempts that came to nothing left some."""
-    for entry in list(store.list_versions(bucket, key)):
-        if entry.key in (key, f"{key}.csi") and entry.version_id not in kept:
-            with suppress(NotFound):
-                store.delete_version(bucket, entry.key, entry.version_id)
+def _unchanged(session: Session, seen: SidecarRow) -> SidecarRow | None:
+    """The row, held; None where it has gone on since it was read."""
+    row = rows.lock_sidecar(session, seen.id)
+    if row is None or (row.state, row.state_since, row.job) != (seen.state, seen.state_since, seen.job):
+        return None
+    return row

@@ -26,6 +26,7 @@ from divbase_gateway.domain.ids import new_id
 from divbase_gateway.ports import Audience, Clock, ObjectInfo, ObjectStore, Part, PresignedRequest
 from divbase_gateway.services import snapshots, storage, versions
 from divbase_gateway.services.policy import JobPolicy
+from divbase_gateway.services.rounds import Round
 from divbase_gateway.services.versions import StoredFile
 
 log = structlog.get_logger()
@@ -554,19 +555,30 @@ def give_up(database: Database, store: ObjectStore, now: datetime, limit: int) -
     the project takes it into the catalogue.
 
     Raises:
-        StoreUnavailable: the rest waits for another call.
+        StoreUnavailable: some bucket refused, and its uploads wait for another call.
     """
-    with database.read() as session:
-        found = rows.opened_before(session, now - UPLOAD_LIFETIME, limit)
-    for bucket, row in found:
-        if row.s3_upload_id is not None:
+    turn, given_up = Round(), 0
+    for without in turn.passes():
+        with database.read() as session:
+            found = rows.opened_before(session, now - UPLOAD_LIFETIME, limit, without)
+        for bucket, row in found:
+            if not turn.skips(bucket):
+                with turn.at(bucket):
+                    _give_up(database, store, bucket, row)
+                    given_up += 1
+    turn.end()
+    return given_up
+
+
+def _give_up(database: Database, store: ObjectStore, bucket: str, row: UploadRow) -> None:
+    if row.s3_upload_id is not None:
+        with suppress(NotFound):  # its parts went with the bucket
             store.abort_multipart(bucket, row.key, row.s3_upload_id)
-        with database.write() as session:
-            current = rows.find_upload(session, row.project_id, row.public_id, lock=True)
-            if current is not None and current.completed_at is None:
-                session.delete(current)
-        log.info("upload.given_up", upload=row.public_id, key=row.key, begun=row.created_at.isoformat())
-    return len(found)
+    with database.write() as session:
+        current = rows.find_upload(session, row.project_id, row.public_id, lock=True)
+        if current is not None and current.completed_at is None:
+            session.delete(current)
+    log.info("upload.given_up", upload=row.public_id, key=row.key, begun=row.created_at.isoformat())
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------
