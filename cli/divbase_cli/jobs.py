@@ -224,7 +224,11 @@ def logs(session: Session, job: JobId) -> None:
         session.output.json(log.model_dump(mode="json"))
         return
     session.output.block(log.text)
-    if not log.complete:
+    if log.complete:
+        return
+    if session.client.jobs.get(session.project, job).state.is_end:
+        session.output.note("(its log is not stored, or not yet; this is what the job last told of it)")
+    else:
         session.output.note("(the job has not ended; this is a look at it so far)")
 
 

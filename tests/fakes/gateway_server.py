@@ -92,6 +92,7 @@ class FakeGateway:
         self.files: dict[str, list[StoredFile]] = {}
         self.uploads: dict[str, OpenUpload] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
+        self.logs_are_stored = True
         self.snapshots: dict[str, dict[str, Any]] = {}
         self.sidecar: dict[str, Any] | None = None  # of every file
         self.job_states: dict[str, list[str]] = {}
@@ -252,6 +253,9 @@ class FakeGateway:
         ]
         return {"urls": urls}
 
+    def log(self, query: dict[str, str], body: Any, project: str, job: str) -> Any:
+        return {"text": "line one\nline two\n", "complete": self.logs_are_stored}
+
     def complete_upload(self, query: dict[str, str], body: Any, project: str, upload: str) -> Any:
         one = self.uploads[upload]
         ours = [(number, md5_of(data)) for number, data in sorted(one.parts.items())]
@@ -385,7 +389,7 @@ _ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     ("GET", _PROJECT + "/jobs", FakeGateway.list_jobs),
     ("POST", _PROJECT + "/jobs", FakeGateway.submit),
     ("GET", _PROJECT + "/jobs/([^/]+)", FakeGateway.get_job),
-    ("GET", _PROJECT + "/jobs/([^/]+)/log", lambda *_: {"text": "line one\nline two\n", "complete": True}),
+    ("GET", _PROJECT + "/jobs/([^/]+)/log", FakeGateway.log),
     ("GET", _PROJECT + "/jobs/([^/]+)/result", FakeGateway.job_result),
     ("POST", _PROJECT + "/jobs/([^/]+)/cancel", FakeGateway.cancel),
     ("PUT", _PROJECT + "/jobs/([^/]+)/pin", FakeGateway.pin),

@@ -534,6 +534,14 @@ class TestJobs:
         """The log is printed as it is."""
         assert shell("jobs", "logs", "job1").stdout == "line one\nline two\n"
 
+    @pytest.mark.parametrize(("state", "words"), [("RUNNING", "has not ended"), ("SUCCEEDED", "is not stored")])
+    def test_logs_that_are_not_stored(self, shell: Shell, gateway: FakeGateway, state: str, words: str) -> None:
+        """It is said why this is not the whole: the job runs, or its log is not there, or not yet."""
+        shell("query", "run", "--all-samples")
+        gateway.logs_are_stored = False
+        gateway.job_states["job1"] = [state]
+        assert words in shell("jobs", "logs", "job1").stderr
+
     def test_unknown_job(self, shell: Shell) -> None:
         """A job that is not there is exit code 4."""
         shell("jobs", "show", "nope", code=ExitCode.NOT_FOUND)
