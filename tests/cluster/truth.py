@@ -60,7 +60,9 @@ def check(site: Site, *, lost: int = 0) -> list[JobDetail]:
     ended = wait_for(lambda: _all_ended(site), "the end of all jobs", 2 * PATIENCE_S)
     jobs = [site.job(job.id) for job in ended if job.id not in site.checked]
     named = {attempt.slurm_name: job for job in jobs for attempt in job.attempts}
-    runs = [run for run in wait_for(lambda: _ended_runs(site), "the end of all runs") if run.name not in site.checked]
+    counted = {each.slurm_name for job in jobs for each in job.attempts if each.outcome == "succeeded"}
+    written = wait_for(lambda: _ended_runs(site, counted), "the end of all runs in accounting")
+    runs = [run for run in written if run.name not in site.checked]
     assert [run for run in runs if run.name not in named] == [], "runs that no job knows of"
     for job in jobs:
         _check_runs(job, [run for run in runs if named[run.name].id == job.id])
@@ -87,9 +89,10 @@ def _all_ended(site: Site) -> list[Job] | None:
     return jobs if all(job.state.is_end for job in jobs) else None
 
 
-def _ended_runs(site: Site) -> list[Run] | None:
+def _ended_runs(site: Site, counted: set[str]) -> list[Run] | None:
+    """All runs, once accounting has the end of each, and those that counted: slurmctld tells it of some much later."""
     runs = runs_of(site)
-    return runs if all(run.ended for run in runs) else None
+    return runs if all(run.ended for run in runs) and counted <= {run.name for run in runs} else None
 
 
 def _check_runs(job: JobDetail, runs: list[Run]) -> None:
