@@ -859,3 +859,21 @@ def test_outputs_whose_version_the_store_names(run: Run, gateway: NodeGateway, t
     assert {body["name"] for body in gateway.bodies("outputs/complete")} == joined
     told = {output["name"]: output["version_id"] for output in gateway.report["outputs"]}
     assert told == {name: "v1" if name in joined else f"v-{name}" for name in gateway.outputs}
+
+
+def test_full_disk_at_the_very_end(gateway: NodeGateway, tmp_path: Path, bcftools: Path) -> None:
+    """The report was taken: that the end cannot be noted down fails no job, and the same is said once more."""
+
+    def fill(name: str) -> None:
+        for scratch in (tmp_path / "run/tmp").glob("divbase.*"):
+            if name == "finish" and not (scratch / "ended").is_symlink():
+                (scratch / "ended").symlink_to("/dev/full")
+
+    gateway.faults.on_call = fill
+    add_single(gateway, tmp_path)
+    folder = JobFolder(tmp_path / "run")
+    folder.prepare(SINGLE, gateway, bcftools)
+    ended = folder.wait(folder.start())
+    assert (ended.status, ended.left_behind) == (0, []), ended.log
+    assert "could not be noted down" in ended.log
+    assert [body["status"] for body in gateway.bodies("finish")] == ["succeeded", "succeeded"]

@@ -483,6 +483,21 @@ def test_rerun_of_a_query_that_was_cancelled_when_its_shards_were_done(world: Wo
     assert [len(world.attempts(shard)) for shard in shards_of(world, job)] == [1] * SHARDS
 
 
+def test_a_shard_that_reports_no_result_has_not_succeeded(world: World) -> None:
+    """Guards: an index alone is nothing to join, and keeps neither this query nor others from being settled."""
+    job = world.accept()
+    first, *_ = shards_of(world, job)
+    world.tick()
+    node = world.node(first)
+    node.claim()
+    node.push("shard.bcf.csi", "index", b"its index")
+    node.report()
+    world.sees(first, COMPLETED)
+    world.tick()
+    assert world.attempts(first)[0].outcome == "result_mismatch"
+    assert world.state(first) != "SUCCEEDED"
+
+
 def test_a_shard_is_cancelled_and_rerun_only_with_its_query(world: World) -> None:
     """Guards: the answer names the query and the command for it."""
     job = world.accept()
