@@ -388,7 +388,7 @@ class Reconciler:
             if sighting is None or each.reported is None or phase_of(sighting.state) is not Phase.COMPLETED:
                 continue
             try:
-                with _alone(each):
+                with _alone("job.look_failed", name=each.ref.name):
                     verdicts[each.job_id] = settlement.verify(self._database, self._store, each, sighting)
             except StoreUnavailable as error:
                 log.warning("verify.unavailable", name=each.ref.name, error=str(error))
@@ -418,7 +418,7 @@ class Reconciler:
             sighting = observation.seen.get(each.ref)
             if not settlement.is_news(each, sighting, self._policy, now, looking_since):
                 continue
-            with _alone(each), self._database.write() as session:
+            with _alone("job.look_failed", name=each.ref.name), self._database.write() as session:
                 ended = settlement.record_sighting(
                     session,
                     each,
@@ -437,8 +437,10 @@ class Reconciler:
         now = self._clock.now()
         due = shards.due(self._database, now, _LOOSE_ENDS_A_TICK)
         self._shards_to_clear = due.to_clear
-        if shards.settle(self._database, due.to_settle, now):
-            self.wake()
+        for parent_id in due.to_settle:
+            with _alone("query.settling_failed", job_id=parent_id):
+                if shards.settle(self._database, parent_id, now):
+                    self.wake()
 
     # --- afterwards ---
 
@@ -490,11 +492,11 @@ def _or_later(step: str) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(tracked: settlement.Tracked) -> Iterator[None]:
+def _alone(event: str, **facts: object) -> Iterator[None]:
     """A fault that one job's rows bring about is logged whole and left with that job; the others go on."""
     try:
         yield
     except Unavailable:
         raise
     except Exception:
-        log.exception("job.look_failed", name=tracked.ref.name)
+        log.exception(event, **facts)

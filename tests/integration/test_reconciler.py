@@ -174,9 +174,9 @@ class World:
         )
         return self.reconciler
 
-    def accept(self) -> str:
+    def accept(self, **asked: Any) -> str:
         """A query that the gateway has accepted: the job's id."""
-        answer = self.lab.editor.post(f"{self.lab.path}/jobs", {"all_samples": True, "command": "view"})
+        answer = self.lab.editor.post(f"{self.lab.path}/jobs", {"all_samples": True, "command": "view", **asked})
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pytest
 from divbase_gateway.db.models import JobRow
 from divbase_gateway.db.session import Database
+from divbase_gateway.domain.jobs import JobState
 from divbase_gateway.ports import Sighting
 from divbase_gateway.reconciler import Reconciler
-from divbase_gateway.services import audit, drain
+from divbase_gateway.services import audit, drain, shards, submission
 from divbase_gateway.services.jobs import SHARDS_KEPT
 from divbase_gateway.settings import FileSettings, JobSettings, LimitSettings, Settings
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from tests.fakes.scheduler import FakeArrayScheduler, LostAnswer
 from tests.integration.test_reconciler import (
@@ -77,7 +80,8 @@ def world(database: Database, variants: VariantFile) -> World:
 
 def shards_of(world: World, job: str) -> list[str]:
     with world.gateway.sessions.read() as session:
-        return list(session.scalars(select(JobRow.public_id).where(JobRow.kind == "shard").order_by(JobRow.task)))
+        of_this = select(JobRow.public_id).where(JobRow.kind == "shard", JobRow.public_id.startswith(f"{job}-"))
+        return list(session.scalars(of_this.order_by(JobRow.task)))
 
 
 def shown(world: World, job: str) -> dict[str, Any]:
@@ -143,17 +147,17 @@ def test_shards_run_as_jobs_and_one_joins_them(world: World) -> None:
     job = world.accept()
     detail = shown(world, job)
     assert (detail["state"], detail["plan"]["spread"]["tasks"]) == ("SPREAD", SHARDS)
-    shards = shards_of(world, job)
-    assert shards == [f"{job}-{number}" for number in range(1, SHARDS + 1)]
+    made = shards_of(world, job)
+    assert made == [f"{job}-{number}" for number in range(1, SHARDS + 1)]
     world.tick()
     assert (states(world, job), world.state(job)) == (["QUEUED"] * SHARDS, "SPREAD")
-    for shard in shards[1:]:
+    for shard in made[1:]:
         work(world, shard)
     world.tick()
     world.tick()
     assert (states(world, job), world.state(job)) == (["QUEUED", "SUCCEEDED", "SUCCEEDED"], "SPREAD")
     assert world.scheduler.accepted == SHARDS
-    work(world, shards[0])
+    work(world, made[0])
     world.tick()
     assert world.state(job) == "ACCEPTED"
     world.tick()
@@ -163,7 +167,7 @@ def test_shards_run_as_jobs_and_one_joins_them(world: World) -> None:
     assert [each["number"] for each in manifest["inputs"]] == [1, 2, 3]
     assert all(each["sha256"] and each["index"] is None for each in manifest["inputs"])
     gathered = manifest["provenance"]["gathers"]
-    assert [each["regions"] for each in gathered] == [world.job(shard).plan["regions"] for shard in shards]
+    assert [each["regions"] for each in gathered] == [world.job(shard).plan["regions"] for shard in made]
     assert all(each["commands"][-1][0] == "bcftools" for each in gathered)
     join(world, job)
     world.tick()
@@ -498,6 +502,33 @@ def test_a_shard_that_reports_no_result_has_not_succeeded(world: World) -> None:
     assert world.state(first) != "SUCCEEDED"
 
 
+def test_a_fault_in_one_query_s_shards_leaves_it_there_and_the_others_go_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards: rows that we have a fault with hold up no other query, nor the rest of the tick, and are not lost."""
+    settle_one, broken = shards.settle_one, world.accept()
+    sound = world.accept(fresh=True)
+    world.tick()
+    for job in (broken, sound):
+        for shard in shards_of(world, job):
+            work(world, shard)
+
+    def faulty(session: Session, parent_id: int, now: datetime) -> JobRow | None:
+        parent = settle_one(session, parent_id, now)
+        if parent is not None and parent.public_id == broken:
+            raise RuntimeError("a fault of ours")
+        return parent
+
+    monkeypatch.setattr(shards, "settle_one", faulty)
+    world.tick()
+    world.tick()
+    assert (world.state(broken), world.state(sound)) == ("SPREAD", "QUEUED")
+    monkeypatch.undo()
+    world.tick()
+    world.tick()
+    assert world.state(broken) == "QUEUED"
+
+
 def test_a_shard_is_cancelled_and_rerun_only_with_its_query(world: World) -> None:
     """Guards: the answer names the query and the command for it."""
     job = world.accept()
@@ -560,14 +591,14 @@ def test_shards_are_submitted_as_one_array(world: World, arrays: FakeArraySchedu
     is followed, settled and accounted for like any other; the job that joins is submitted alone."""
     job = world.accept()
     world.tick()
-    shards = shards_of(world, job)
+    tasks = shards_of(world, job)
     assert arrays.arrays == [[1, 2, 3]]
-    assert [world.ids(shard) for shard in shards] == [["1_1"], ["1_2"], ["1_3"]]
-    names = [world.attempts(shard)[0].slurm_name for shard in shards]
+    assert [world.ids(shard) for shard in tasks] == [["1_1"], ["1_2"], ["1_3"]]
+    names = [world.attempts(shard)[0].slurm_name for shard in tasks]
     assert {name.rpartition(".")[0] for name in names} == {names[0].rpartition(".")[0]}
     assert [name.rpartition(".")[2] for name in names] == ["1", "2", "3"]
     assert f"-{job}-" in names[0]
-    for shard in shards:
+    for shard in tasks:
         node = world.node(shard)
         node.slurm_job_id = world.ids(shard)[0]
         assert node.claim("claimant-of-" + shard).json()["job"] == shard
@@ -624,6 +655,28 @@ def test_two_tasks_that_are_rerun_are_an_array_and_more_memory_is_another(
     world.tick()
     assert arrays.arrays == [[1, 2, 3], [1, 3]]
     assert world.ids(third) == ["1_3", "4_3"]
+
+
+def test_the_one_task_that_is_left_of_an_array_is_an_array(
+    world: World, arrays: FakeArrayScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards: it has the name of a task, by which it is searched for, so as a task it is submitted. The others were
+    taken in the moment between the look at what waits and its submission."""
+    together, job = submission.together, world.accept()
+    first, second, third = shards_of(world, job)
+
+    def others_are_taken(session: Session, job_ids: Sequence[int]) -> list[list[int]]:
+        groups = together(session, job_ids)
+        with world.gateway.sessions.write() as other:
+            taken = other.scalars(select(JobRow).where(JobRow.public_id.in_([first, third])))
+            for row in taken:
+                row.state = JobState.QUEUED
+        return groups
+
+    monkeypatch.setattr(submission, "together", others_are_taken)
+    world.tick()
+    assert arrays.arrays == [[2]]
+    assert world.ids(second) == ["1_2"]
 
 
 @pytest.mark.parametrize(("lost", "attempts"), [(LostAnswer.AFTER_ACCEPT, 1), (LostAnswer.BEFORE_ACCEPT, 2)])

@@ -43,16 +43,14 @@ def due(database: Database, now: datetime, limit: int) -> Due:
         return Due(_undecided(rows.standings(session)), rows.to_clear(session, now, limit))
 
 
-def settle(database: Database, parent_ids: Sequence[int], now: datetime) -> bool:
-    """Bring these queries into line with their shards. True if any is ready to be submitted now."""
-    ready = False
-    for parent_id in parent_ids:
-        with database.write() as session:
-            parent = settle_one(session, parent_id, now)
-            if parent is not None and parent.state != JobState.SPREAD:
-                log.info("job.shards_settled", job=parent.public_id, state=parent.state, reason=parent.reason)
-                ready = ready or parent.state == JobState.ACCEPTED
-    return ready
+def settle(database: Database, parent_id: int, now: datetime) -> bool:
+    """Bring one query into line with its shards. True if it is ready to be submitted now."""
+    with database.write() as session:
+        parent = settle_one(session, parent_id, now)
+        if parent is None or parent.state == JobState.SPREAD:
+            return False
+        log.info("job.shards_settled", job=parent.public_id, state=parent.state, reason=parent.reason)
+        return parent.state == JobState.ACCEPTED
 
 
 def _undecided(standings: Sequence[rows.Standing]) -> list[int]:
