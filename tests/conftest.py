@@ -1,7 +1,9 @@
 """Fixtures for every test folder; the code behind them is in modules with names that say what they start."""
 
 from collections.abc import Generator
+from functools import cache
 
+import botocore.session
 import pytest
 from hypothesis import settings
 
@@ -13,6 +15,10 @@ __all__ = ["bucket_name", "cluster", "seaweed"]
 # Properties are about answers; how long one takes says more of what else the machine does.
 settings.register_profile("divbase", deadline=None)
 settings.load_profile("divbase")
+
+
+# boto3 reads a megabyte of JSON for every session, which takes a fifth of a second; the tests make hundreds.
+botocore.session.create_loader = cache(botocore.session.create_loader)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups

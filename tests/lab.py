@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,8 +43,15 @@ Send = Callable[[dict[str, Any], bytes], int]
 
 def send_over_http(request: dict[str, Any], body: bytes) -> int:
     """Make a presigned PUT as a laptop does, and return the status."""
-    with httpx.Client(trust_env=False) as client:
-        return client.request(request["method"], request["url"], headers=request["headers"], content=body).status_code
+    answer = _laptop().request(request["method"], request["url"], headers=request["headers"], content=body)
+    return answer.status_code
+
+
+@cache
+def _laptop() -> httpx.Client:
+    """One for all: to make a client takes longer than to send a small file with it. It keeps no connection, as servers
+    come and go."""
+    return httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 def send_in_memory(store: FakeObjectStore) -> Send:

@@ -9,12 +9,13 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import structlog
 
+from divbase_gateway.clock import SystemClock
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.allocations import Ceilings, Labels, Limits
 from divbase_gateway.domain.errors import SchedulerUnavailable
@@ -44,13 +45,6 @@ _ACCOUNTING_MAY_LAG = timedelta(days=7)
 
 _NEW_OBJECTS = 50_000
 """So many more objects that hold others, and Python looks for circles among the new ones. Its own 700 is a request."""
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 from divbase_gateway import bootstrap
+from divbase_gateway.clock import SystemClock
 from divbase_gateway.db import migrate
 from divbase_gateway.db.projects import any_bucket
 from divbase_gateway.db.session import Database
@@ -62,7 +63,7 @@ def _database(settings: Settings) -> str:
 
 
 def _scheduler(settings: Settings) -> str:
-    scheduler = bootstrap.build_scheduler(settings, bootstrap.SystemClock())
+    scheduler = bootstrap.build_scheduler(settings, SystemClock())
     try:
         return scheduler.ping()
     finally:

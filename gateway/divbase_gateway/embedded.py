@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from divbase_gateway.bootstrap import Gateway, SystemClock, build
+from divbase_gateway.bootstrap import Gateway, build
+from divbase_gateway.clock import SystemClock
 from divbase_gateway.db import migrate
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import Conflict

@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from divbase_gateway import bootstrap
+from divbase_gateway.clock import SystemClock
 from divbase_gateway.db import jobs as rows
 from divbase_gateway.db import migrate as schema
 from divbase_gateway.db.models import JobRow
@@ -67,7 +67,7 @@ def list_jobs(
 
     Example: divbase-gateway jobs --state RUNNING --project pelican
     """
-    now = bootstrap.SystemClock().now()
+    now = SystemClock().now()
     with _database(load(config).settings) as database, database.read() as session:
         found = rows.list_everywhere(
             session, open_only=not (everything or state), project=project, states=state or (), user=user, limit=limit
@@ -156,7 +156,7 @@ def show_usage(
     with _database(values) as database:
         missing = _fill_in(database, values, chosen[0].start)
         lines = usage.by_month(database, chosen, by.value)
-        present = Month.of(bootstrap.SystemClock().now())
+        present = Month.of(SystemClock().now())
         if by is Grouping.PROJECT and present in chosen:
             lines = usage.with_storage(database, lines, present)
     if as_json:
@@ -173,7 +173,7 @@ def show_usage(
 def _months(last: str | None, count: int) -> list[Month]:
     """`count` months up to `last`, the first one first."""
     try:
-        month = Month.of(bootstrap.SystemClock().now()) if last is None else Month.parse(last)
+        month = Month.of(SystemClock().now()) if last is None else Month.parse(last)
     except ValueError:
         raise InvalidRequest(f"{last!r} is no month.", hint="Write it as YYYY-MM, for example 2026-05.") from None
     found = [month]
@@ -253,7 +253,7 @@ def run_audit(
     Example: divbase-gateway audit --since 12h
     """
     values = load(config).settings
-    clock = bootstrap.SystemClock()
+    clock = SystemClock()
     begin = clock.now() - _since(since)
     lost_after = timedelta(seconds=values.jobs.lost_after_s)
     with _database(values) as database, _scheduler(values) as scheduler:
@@ -331,7 +331,7 @@ def begin_drain(
     Example: divbase-gateway drain --reason "New disks until Friday noon."
     """
     with _database(load(config).settings) as database, database.write() as session:
-        held_back = drain.begin(session, reason, bootstrap.SystemClock().now())
+        held_back = drain.begin(session, reason, SystemClock().now())
     typer.echo(f"Submission is held back since {held_back.since:%Y-%m-%d %H:%M} UTC: {held_back.reason}")
 
 
@@ -372,8 +372,10 @@ def _database(values: Settings) -> Iterator[Database]:
 
 @contextmanager
 def _scheduler(values: Settings) -> Iterator[Scheduler]:
+    from divbase_gateway import bootstrap  # with every adapter: the commands that ask only the database start without
+
     set_up_logs("console", "warning")  # on standard error; what a script reads is on standard output alone
-    scheduler = bootstrap.build_scheduler(values, bootstrap.SystemClock())
+    scheduler = bootstrap.build_scheduler(values, SystemClock())
     try:
         yield scheduler
     finally:

@@ -201,7 +201,7 @@ def test_what_the_other_s_shards_made_is_removed(spread: World, code: str) -> No
     world, other = spread, beside(spread, "alder")
     jobs = [each.accept() for each in (world, other)]
     world.tick()
-    for shard in spreading.shards_of(world, jobs[0]):
+    for shard in [*spreading.shards_of(world, jobs[0]), *spreading.shards_of(world, jobs[1])]:
         spreading.work(world, shard)
     world.tick()
     world.tick()
