@@ -17,12 +17,10 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +38,7 @@ from divbase_gateway.domain.queries import Plan, Process, QueryRequest, Selectio
 from divbase_gateway.domain.vcf import measure_header, parse_header
 from divbase_jobscripts.render import node_helper_source
 
-from tests.bcftools import bcftools_for_tests, release_of
+from tests.bcftools import bcftools_for_tests, release_of, run_by_hand
 from tests.fakes.node_gateway import TOKEN, NodeGateway
 from tests.variants import bgzf
 
@@ -93,18 +91,12 @@ class Bcftools:
     release: tuple[int, ...]
 
     def __call__(self, *words: str) -> str:
-        with tempfile.TemporaryFile() as printed:
-            command: list[str | Path] = [self.program, *words]
-            ended = subprocess.run(
-                command, cwd=self.folder, stdout=printed, stderr=subprocess.PIPE, preexec_fn=bound_files, check=False
-            )
-            printed.seek(0)
-            if ended.returncode == -signal.SIGXFSZ:
-                raise Endless(words)
-            said = ended.stderr.decode()
-            assert ended.returncode == 0, (words, said)
-            assert not any("[E::" in line and "##pedigreeDB=<" not in line for line in said.splitlines())
-            return printed.read().decode()
+        ended = run_by_hand(self.program, words, self.folder, MOST_BYTES)
+        if ended.status == -signal.SIGXFSZ:
+            raise Endless(words)
+        assert ended.status == 0, (words, ended.stderr)
+        assert not any("[E::" in line and "##pedigreeDB=<" not in line for line in ended.stderr.splitlines())
+        return ended.stdout
 
     def can(self, plan: Plan) -> bool:
         """Whether this release has what the plan needs; where not, the node is to say so."""
@@ -112,11 +104,6 @@ class Bcftools:
         if "merge" in words and (1, 19) <= self.release < (1, 21):
             return False
         return self.release >= (1, 18) or not any("{" in word for word in words)
-
-
-def bound_files() -> None:
-    """In a child: no file grows beyond what any answer of these tests has."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))
 
 
 @dataclass(frozen=True)
@@ -328,7 +315,8 @@ def by_node(plan: Plan, bcftools: Bcftools, scratch: Path, shards: Sequence[Path
         (scratch / "job/job.json").write_text(json.dumps(gateway.ticket()))
         (scratch / "work/state.json").write_text(json.dumps({"manifest": manifest}))
         (scratch / "work/pipeline").write_bytes(b"".join(map(noted, plan.processes)))
-        steps = 'import sys; sys.path.insert(0, ""); import divbase_node as node; '
+        steps = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({MOST_BYTES}, {MOST_BYTES})); "
+        steps += 'import sys; sys.path.insert(0, ""); import divbase_node as node; '
         steps += 'sys.exit(node.main(["stage"]) or node.main(["run"]))'
         path = f"{bcftools.program.parent}{os.pathsep}{os.environ['PATH']}"
         try:
@@ -338,7 +326,6 @@ def by_node(plan: Plan, bcftools: Bcftools, scratch: Path, shards: Sequence[Path
                 env={"PATH": path, "LANG": "C.UTF-8", "DIVBASE_SCRATCH": str(scratch / "work")},
                 capture_output=True,
                 text=True,
-                preexec_fn=bound_files,
                 timeout=MOST_SECONDS,
                 check=False,
             )
