@@ -1,10 +1,12 @@
 """Fixtures for every test folder; the code behind them is in modules with names that say what they start."""
 
+import gc
 from collections.abc import Generator
 from functools import cache
 
 import botocore.session
 import pytest
+import typer.testing
 from hypothesis import settings
 
 from tests.cluster.containers import cluster, run_on_one_worker, skip_in_one_line
@@ -19,11 +21,19 @@ settings.load_profile("divbase")
 
 # boto3 reads a megabyte of JSON for every session, which takes a fifth of a second; the tests make hundreds.
 botocore.session.create_loader = cache(botocore.session.create_loader)
+# And typer builds all commands anew, as long, for each that is run in this process.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     run_on_one_worker(items)
+
+
+def pytest_collection_finish() -> None:
+    """Take what is there by now, a million objects that stay, out of every search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,11 +5,13 @@ It knows how the API answers, but none of its nouns; those are in the modules be
 
 from __future__ import annotations
 
+import ssl
 import uuid
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
+from urllib.request import getproxies
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -50,6 +52,13 @@ def base_url(url: str) -> str:
     return url.removesuffix(API)
 
 
+def _certificates(url: str) -> ssl.SSLContext | bool:
+    """Whom to trust: nobody where there is no TLS, as reading all authorities takes longer than many an answer."""
+    if url.startswith("http://") and not getproxies():
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # that trusts none
+    return True
+
+
 _DOTS = {".": "%2E", "..": "%2E%2E"}  # which httpx would resolve, as a shell does
 
 
@@ -84,6 +93,7 @@ class Connection:
             headers=headers,
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
             limits=httpx.Limits(max_connections=32, max_keepalive_connections=16),
+            verify=_certificates(self.url),
             transport=transport,
         )
 

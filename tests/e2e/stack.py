@@ -79,7 +79,7 @@ class Stack:
         """Start it, on the port of its first start, and wait until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
         own = {name: value for name, value in os.environ.items() if not name.startswith("DIVBASE_")}
-        settings = {"JOBS__TICK_S": "0.2", **self.settings}
+        settings = {"JOBS__TICK_S": "0.5", **self.settings}
         environment = {**own, **{f"DIVBASE_{name}": value for name, value in settings.items()}, **self.environment}
         command = [*self.wrapper, str(BIN / "divbase-gateway"), "up", "--folder", str(self.data), "--port", "0"]
         with self.log.open("ab") as log:

@@ -92,7 +92,7 @@ def upload(bcftools: Bcftools) -> Upload:
     return Upload(bcftools)
 
 
-def ask(upload: Upload, scratch: Path, question: Question, *, shards: int = 3) -> list[str]:
+def ask(upload: Upload, scratch: Path, question: Question, *, shards: int = 2) -> list[str]:
     """The answer's records, after it was compared with that by hand, header and all, and with that in shards."""
     bcftools = upload.bcftools
     plan = make_plan(question.request, upload.files, None, upload.find_maps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from divbase_client import (
     Unauthenticated,
     UnexpectedAnswer,
 )
+from divbase_client.connection import _certificates
 from divbase_client.errors import ApiError, InvalidSettings, TooManyRequests
 from divbase_client.models import Query
 from divbase_client.retry import seconds_of_retry_after
@@ -184,6 +186,19 @@ def test_key_that_cannot_be_one(key: str) -> None:
     """A key that would break the header is refused before anything is sent."""
     with pytest.raises(InvalidSettings):
         Client("https://x", key)
+
+
+def test_whom_to_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards: authorities are left out only where there is no TLS, to gateway or proxy; and then none counts."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    assert _certificates("https://divbase.example.org") is True
+    nobody = _certificates("http://127.0.0.1:8000")
+    assert isinstance(nobody, ssl.SSLContext)
+    assert (nobody.verify_mode, nobody.check_hostname, nobody.get_ca_certs()) == (ssl.CERT_REQUIRED, True, [])
+    monkeypatch.setenv("http_proxy", "https://proxy.example.org:3128")
+    assert _certificates("http://divbase.example.org") is True
 
 
 def test_job_is_awaited_over_an_absent_gateway(client: Client, gateway: FakeGateway) -> None:
