@@ -15,6 +15,8 @@ from demo.simulate import Survey
 from tests.e2e.conftest import MakeStack
 from tests.e2e.stack import Gate, Project, Stack, outcomes_of, result_of, wait_for
 
+pytestmark = pytest.mark.xdist_group("spread")  # for `alone`
+
 COMMAND = "view -r chr21:5000000-25000000,chr22:15000000-45000000"
 SPREAD = {"JOBS__SPREAD_AFTER_S": "2"}
 
@@ -38,27 +40,37 @@ def made_by_shards(stack: Stack) -> list[str]:
     return [each.key for each in store.list_versions(bucket, ".divbase/shards/")]
 
 
+@pytest.fixture(scope="module")
+def alone(survey: Survey, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The SHA-256 of the answer of one job."""
+    stack = Stack(tmp_path_factory.mktemp("alone"))
+    try:
+        stack.start()
+        project = Project.create(stack, "puffins", survey.files)
+        job = project.succeeds(project.submit(COMMAND))
+    finally:
+        stack.clear()
+    assert job.shards == []
+    return result_of(job)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("access", ["gateway", "manifest"])
 def test_a_query_spread_over_jobs_gives_the_same_bytes(
-    make_stack: MakeStack, survey: Survey, tmp_path: Path, access: str
+    make_stack: MakeStack, survey: Survey, tmp_path: Path, alone: str, access: str
 ) -> None:
     """Guards: shards that are jobs of their own, on nodes of either kind, change no byte of the result; nothing of them
     is in a listing, and the provenance says how each was made."""
-    stacks = make_stack("whole"), make_stack("spread", settings={**SPREAD, "JOBS__NODE_ACCESS": access})
-    results = []
-    for stack in stacks:
-        project = Project.create(stack, "puffins", survey.files)
-        results.append(project.succeeds(project.submit(COMMAND)))
-    alone, joined = results
-    assert alone.shards == []
+    stack = make_stack(settings={**SPREAD, "JOBS__NODE_ACCESS": access})
+    project = Project.create(stack, "puffins", survey.files)
+    joined = project.succeeds(project.submit(COMMAND))
     assert len(joined.shards) >= 2
     assert all(shard.state is JobState.SUCCEEDED for shard in joined.shards)
-    assert result_of(joined) == result_of(alone)
+    assert result_of(joined) == alone
     assert outcomes_of(joined) == ["succeeded"]
-    with stacks[1].client() as client:
+    with stack.client() as client:
         assert not [file.key for file in client.files.list("puffins") if "shard" in file.key]
-    wait_for(lambda: not made_by_shards(stacks[1]), "the end of what shards made")
+    wait_for(lambda: not made_by_shards(stack), "the end of what shards made")
     project.fetch(joined.id, tmp_path / "result")
     request = json.loads((tmp_path / "result" / "provenance.json").read_text())["request"]
     assert [each["number"] for each in request["gathers"]] == [shard.number for shard in joined.shards]
@@ -66,7 +78,7 @@ def test_a_query_spread_over_jobs_gives_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_a_killed_shard_is_rerun_alone(make_stack: MakeStack, survey: Survey, tmp_path: Path) -> None:
+def test_a_killed_shard_is_rerun_alone(make_stack: MakeStack, survey: Survey, tmp_path: Path, alone: str) -> None:
     """Guards: one shard's script is killed while it runs: the others go on, the query fails and names it, and a rerun
     runs that shard and the job that joins, nothing else; the bytes are those of one job."""
     gate = Gate.build(tmp_path / "gate")
@@ -90,6 +102,4 @@ def test_a_killed_shard_is_rerun_alone(make_stack: MakeStack, survey: Survey, tm
         client.jobs.rerun("puffins", job)
     joined = project.succeeds(job)
     assert [shard.attempt for shard in joined.shards] == [2, *[1] * (count - 1)]
-    whole = make_stack("whole")
-    other = Project.create(whole, "puffins", survey.files)
-    assert result_of(other.succeeds(other.submit(COMMAND))) == result_of(joined)
+    assert result_of(joined) == alone
