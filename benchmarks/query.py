@@ -27,6 +27,7 @@ from benchmarks.network import Distance, Network
 from benchmarks.query_chart import draw
 from benchmarks.query_ways import ByHand, ByJob, ByNode, Question, Reader, Scene, Taken, Way, emptied
 from benchmarks.stack import Stack, running_stack, say
+from benchmarks.starts import Start, start_of_bcftools, start_of_helper
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 CHART = Path(__file__).parents[1] / "docs" / "query-speed.svg"
@@ -126,6 +127,7 @@ def measure(folder: Path, quick: bool) -> Section:
     size = QUICK if quick else _chosen(FULL)
     outcomes: list[Outcome] = []
     titles: dict[str, str] = {}
+    starts: list[Start] = []
     with ExitStack() as stays:
         network = stays.enter_context(Network())
         (folder / "stack" / "scratch").mkdir(parents=True)
@@ -134,6 +136,8 @@ def measure(folder: Path, quick: bool) -> Section:
         stack = stays.enter_context(running_stack(folder / "stack", settings))
         network.lead_to(stack.s3()[0])
         client = stays.enter_context(stack.client())
+        settle()
+        starts = [start_of_bcftools(_bcftools_of(stack)), start_of_helper(folder)]
         for project, population in size.populations.items():
             say(f"simulating {population.title}")
             files = population.write(folder / project)
@@ -148,7 +152,7 @@ def measure(folder: Path, quick: bool) -> Section:
             outcomes += _race(_scene(stack, client, network, "real", files, folder / "work"), cells, size.enough_s)
     if not quick and "ten" in titles:
         CHART.write_text(draw("ten", titles["ten"], outcomes), encoding="utf-8")
-    return _section(titles, outcomes, quick)
+    return _section(titles, outcomes, starts, quick)
 
 
 # --- the race ----------------------------------------------------------------------------------------------------
@@ -166,8 +170,12 @@ def _scene(
             raise outcome.error
     for file in files:
         client.files.wait_until_indexed(project, file.path.name)
-    bcftools = shutil.which("bcftools") or str(stack.folder / "jobs" / "bin" / "bcftools")
-    return Scene(stack, client, network, project, bucket, tuple(files), work, Path(bcftools))
+    return Scene(stack, client, network, project, bucket, tuple(files), work, _bcftools_of(stack))
+
+
+def _bcftools_of(stack: Stack) -> Path:
+    """That of the jobs."""
+    return Path(shutil.which("bcftools") or stack.folder / "jobs" / "bin" / "bcftools")
 
 
 def _race(scene: Scene, cells: Sequence[Cell], enough_s: float) -> list[Outcome]:
@@ -244,15 +252,17 @@ _WORDS = (
     "The target is met by the job (yes), by stage and run alone (steps), or not. Heads of answers do not count against "
     "the target for bytes. Around a job's own three steps: planning, the scheduler, claim, log and report, and what "
     "three witnesses have to say before a job has succeeded.",
+    "Starts alone: the helper's, and those of all bcftools on all cores; no byte is read and nothing is reported yet.",
     "A cell counts only if samples and records of all results are equal, and says VOID otherwise.",
 )
 
 
-def _section(titles: dict[str, str], outcomes: Sequence[Outcome], quick: bool) -> Section:
+def _section(titles: dict[str, str], outcomes: Sequence[Outcome], starts: Sequence[Start], quick: bool) -> Section:
     groups: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault((outcome.cell.project, outcome.cell.distance.title), []).append(outcome)
-    tables = [_targets(titles, outcomes), _bytes(titles, outcomes), _steps(titles, outcomes)]
+    tables = [_targets(titles, outcomes), _floor(titles, outcomes, *starts)]
+    tables += [_bytes(titles, outcomes), _steps(titles, outcomes)]
     tables += [_times(f"{titles[project]}, {distance}", group) for (project, distance), group in groups.items()]
     passed = [one.traffic.cpu / one.wall for outcome in outcomes for each in outcome.taken.values() for one in each]
     named = os.environ.get("DIVBASE_BENCH_PROJECTS")
@@ -279,6 +289,30 @@ def _targets(titles: dict[str, str], outcomes: Sequence[Outcome]) -> Table:
         rows.append((what, cell.title, f"{target}x", str(job), str(node), str(piped), met))
     columns = ("", "region / samples", "target", "job", "stage and run", "pipes by hand", "met")
     return Table("Times faster than whole downloads, step by step", columns, tuple(rows))
+
+
+def _floor(titles: dict[str, str], outcomes: Sequence[Outcome], bcftools: Start, helper: Start) -> Table:
+    """What the targets allow, and what it takes to start the programs alone."""
+    cores, rows = os.cpu_count() or 1, []
+    for outcome in outcomes:
+        by_hand, _, jobs, nodes = outcome.taken.values()
+        count = int(nodes[0].steps["processes"])
+        allowed = spread([one.wall / TARGETS[outcome.cell.percent] for one in by_hand]).median
+        first = helper.wall + max(bcftools.wall, count * bcftools.cpu / cores)
+        what = f"{titles[outcome.cell.project].partition(',')[0]}, {outcome.cell.title}"
+        seconds = (
+            allowed,
+            first,
+            spread([one.wall for one in nodes]).median,
+            spread([one.wall for one in jobs]).median,
+        )
+        rows.append((what, str(count), *(f"{each:.2f}" for each in seconds)))
+    title = (
+        f"What the starts of programs leave of it, in seconds: bcftools {1000 * bcftools.cpu:.1f} ms of a core each, "
+        f"the helper {1000 * helper.wall:.0f} ms"
+    )
+    columns = ("", "processes", "the target allows", "starts alone", "stage and run", "job")
+    return Table(title, columns, tuple(rows))
 
 
 def _bytes(titles: dict[str, str], outcomes: Sequence[Outcome]) -> Table:

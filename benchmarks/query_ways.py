@@ -178,6 +178,7 @@ class ByNode(Way):
         traffic = self._scene.network.traffic()
         timings = json.loads((folder / "scratch" / "state.json").read_text())["timings"]
         steps = {name.removesuffix("_s"): seconds for name, seconds in timings.items()}
+        steps["processes"] = len(plan.processes) + 1  # which writes the index of the result
         cpu, result = usage.ru_utime + usage.ru_stime, folder / "scratch" / "out" / plan.output_name
         return Taken(wall, cpu, watch.memory, watch.scratch, traffic, result, steps)
 

@@ -22,7 +22,7 @@ from divbase_client import Client, Retry
 from divbase_client.models import JobDetail, JobState, Query
 from divbase_gateway.local.seaweedfs import S3Endpoint, SeaweedServer
 
-from tests.cluster.containers import Cluster
+from tests.cluster.containers import Cluster, CommandFailed
 from tests.cluster.forwarder import Forwarder
 from tests.cluster.levers import Levers
 from tests.e2e.stack import BIN
@@ -270,9 +270,26 @@ class Site:
 
     def reaches(self, job: str, *states: JobState, patience_s: float = PATIENCE_S) -> JobDetail:
         """The job once it is in one of these states."""
-        seen = wait_for(lambda: self._in(job, states), f"job {job} in {states}", patience_s)
+        try:
+            seen = wait_for(lambda: self._in(job, states), f"job {job} in {states}", patience_s)
+        except AssertionError as error:
+            error.add_note(self._told_of(job))
+            raise
         assert seen.state in states, f"{seen.state} {seen.reason}: {seen.message} {self.attempts(seen)}"
         return seen
+
+    def _told_of(self, job: str) -> str:
+        """What is known of a job that does not come to its end: here, at SLURM, and in the last lines of the log."""
+        seen = self.job(job)
+        here = f"{seen.state} {seen.reason}: {seen.message} {seen.stuck or seen.waiting} {self.attempts(seen)}"
+        asked = ("squeue", "--all", "--format=%i %j %T %r %S %N"), ("sinfo", "--all", "--format=%n %T %E")
+        return "\n".join([here, *map(self._answered, asked), *self.log.splitlines()[-40:]])
+
+    def _answered(self, command: Sequence[str]) -> str:
+        try:
+            return self.cluster.admin("slurmctld", *command)
+        except (CommandFailed, subprocess.TimeoutExpired) as error:
+            return str(error)
 
     def _in(self, job: str, states: Sequence[JobState]) -> JobDetail | None:
         seen = self.job(job)

@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
-from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 from divbase_client.models import Problem
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
+from divbase_gateway.api import (
+    allocations,
+    attempts,
+    files,
+    health,
+    jobs,
+    keys,
+    metadata,
+    projects,
+    queries,
+    snapshots,
+    uploads,
+    users,
+)
 from divbase_gateway.api.deps import Gateway
 from divbase_gateway.api.errors import install_error_handlers
-from divbase_gateway.api.health import VERSION
 from divbase_gateway.api.requests import RequestLog
 from divbase_gateway.services.health import Readiness
 
 PREFIX = "/api/v1"
 
-NOUNS = (
-    "health",
-    "users",
-    "keys",
-    "projects",
-    "allocations",
-    "files",
-    "uploads",
-    "metadata",
-    "snapshots",
-    "queries",
-    "jobs",
-    "attempts",
+_NOUNS = (
+    health,
+    users,
+    keys,
+    projects,
+    allocations,
+    files,
+    uploads,
+    metadata,
+    snapshots,
+    queries,
+    jobs,
+    attempts,
 )
-"""The modules beside this one that have a `router`, in the order of the documentation."""
+"""The modules that have a `router`, in the order of the documentation."""
 
 
 def create_app(gateway: Gateway) -> FastAPI:
@@ -59,15 +69,15 @@ def _all_routes() -> FastAPI:
     """The routes alone. They know no gateway, and reading their signatures takes longer than many a request."""
     app = FastAPI(
         title="DivBase",
-        version=VERSION,
+        version=health.VERSION,
         description="Query VCF files in S3 with bcftools on a shared cluster.",
         openapi_url=f"{PREFIX}/openapi.json",
         docs_url=f"{PREFIX}/docs",
         redoc_url=None,
         responses={"default": {"description": "Any error", "model": Problem}},
     )
-    for module in _modules():
-        app.include_router(module.router, prefix=PREFIX)
+    for noun in _NOUNS:
+        app.include_router(noun.router, prefix=PREFIX)
     return app
 
 
@@ -75,8 +85,3 @@ def _all_routes() -> FastAPI:
 def _templates() -> dict[Any, str | None]:
     """The path of each endpoint, as it is documented."""
     return {context.endpoint: context.path for context in iter_route_contexts(_all_routes().routes)}
-
-
-def _modules() -> list[ModuleType]:
-    names = [f"{__package__}.{noun}" for noun in NOUNS]
-    return [importlib.import_module(name) for name in names if find_spec(name) is not None]
