@@ -42,7 +42,7 @@ test: ## Everything: lint, then all tests; the cluster starts meanwhile. ONLY=cl
 test-here: $(if $(ONLY),$(STAMP),lint)
 	DIVBASE_CLUSTER=1 $(BIN)/python -m pytest -n $$(($(WORKERS) + 2)) --dist loadgroup $(if $(ONLY),-m '$(ONLY)')
 
-test-fast: $(STAMP) ## The tests of what needs no server and starts no program, on SQLite: a minute and a half on two cores
+test-fast: $(STAMP) ## The tests of what needs no server and starts no program, on SQLite: a minute on two cores
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not cluster" tests/unit tests/contract tests/integration
 
 test-matrix: $(STAMP) ## The tests of the cluster on SLURM 22.05, 24.11 and 26.05; writes docs/compatibility.md

@@ -100,6 +100,7 @@ def test_an_error_takes_back_what_was_written(api: Api) -> None:
     assert users_of(api) == 0
 
 
+@pytest.mark.slow
 def test_more_writers_than_worker_threads_all_get_through(api: Api, admin: Caller) -> None:
     """Writers that wait for the database do not take the threads that those need who hold it."""
     with api.client, ThreadPoolExecutor(60) as pool:

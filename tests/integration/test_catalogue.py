@@ -248,6 +248,7 @@ def test_a_header_of_thousands_of_samples_is_read_to_its_end(tmp_path: Path) -> 
     assert found.bytes_read < 900_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sites", [400, 3000])
 def test_the_cost_does_not_grow_with_the_file(tmp_path: Path, sites: int) -> None:
     """100 samples: under 200 KB in three requests (start, end, index), whatever the file's size."""

@@ -42,6 +42,8 @@ from tests.integration.test_reconciler import (
 from tests.lab import lab_in_memory
 from tests.variants import VariantFile, bgzf, index_variants, simulate
 
+pytestmark = pytest.mark.slow  # three nodes' work for each query
+
 SHARDS = 3
 CANCELLED = Sighting("CANCELLED by 0", exit_code=0, signal=15)
 TIMEOUT = Sighting("TIMEOUT", exit_code=0, signal=15)

@@ -34,6 +34,7 @@ def test_no_argument_that_python_3_6_lacks(keyword: str) -> None:
     assert keyword not in {each.arg for call in calls for each in call.keywords}
 
 
+@pytest.mark.slow  # starts every Python there is
 def test_starts_on_the_oldest_python_here(tmp_path: Path) -> None:
     """Where the machine has an old Python, the helper is loaded by it."""
     found = [shutil.which(f"python3.{minor}") for minor in (6, 7, 8, 9)]
