@@ -61,6 +61,14 @@ _LOCKED_WHOLE = (
 _LOCKED = _LOCKED_WHOLE.options(defer(JobRow.query), defer(JobRow.plan))
 
 
+_JOBS_IN_STATE = (
+    select(JobRow)
+    .where(is_open(), JobRow.state.in_(bindparam("states", expanding=True)))
+    .order_by(JobRow.id)
+    .options(joinedload(JobRow.project), selectinload(JobRow.attempts))
+)
+
+
 def get_job(session: Session, project_id: int, public_id: str, *, lock: bool = False) -> JobRow | None:
     """The job with its project, user and attempts; `lock` holds the row until the transaction ends.
 
@@ -254,14 +262,7 @@ def lock_job(session: Session, job_id: int, *, whole: bool = False) -> JobRow | 
 
 def jobs_in_state(session: Session, *states: JobState) -> list[JobRow]:
     """Open jobs in these states, oldest first, with project and attempts."""
-    return list(
-        session.scalars(
-            select(JobRow)
-            .where(is_open(), JobRow.state.in_(states))
-            .order_by(JobRow.id)
-            .options(joinedload(JobRow.project), selectinload(JobRow.attempts))
-        )
-    )
+    return list(session.scalars(_JOBS_IN_STATE, {"states": states}))
 
 
 class AtScheduler(NamedTuple):
@@ -318,19 +319,6 @@ _AT_SCHEDULER = (
 )
 
 
-def attempts_at_scheduler(session: Session) -> list[AtScheduler]:
-    """The current attempt of every job that the scheduler has."""
-    query = (
-        select(*_AT_SCHEDULER)
-        .join(AttemptRow.job)
-        .join(JobRow.project)
-        .where(*_is_at_scheduler(), AttemptRow.submitted_at.is_not(None), AttemptRow.cluster.is_not(None))
-        .order_by(AttemptRow.id)
-    )
-    found = session.connection().execute(query)  # not by the session, which looks at each row for objects of its own
-    return [AtScheduler._make(row) for row in found]
-
-
 def _is_at_scheduler() -> tuple[ColumnElement[bool] | TextClause, ...]:
     return (
         is_open(),
@@ -340,16 +328,52 @@ def _is_at_scheduler() -> tuple[ColumnElement[bool] | TextClause, ...]:
     )
 
 
+# Of what every tick asks; built once, as to write a statement takes longer than to have it answered.
+_ATTEMPTS_AT_SCHEDULER = (
+    select(*_AT_SCHEDULER)
+    .join(AttemptRow.job)
+    .join(JobRow.project)
+    .where(*_is_at_scheduler(), AttemptRow.submitted_at.is_not(None), AttemptRow.cluster.is_not(None))
+    .order_by(AttemptRow.id)
+)
+_REPORTED_ATTEMPTS = (
+    select(AttemptRow)
+    .join(AttemptRow.job)
+    .where(*_is_at_scheduler(), AttemptRow.reported_at.is_not(None))
+    .options(contains_eager(AttemptRow.job))
+)
+_ATTEMPTS_TO_DISCARD = (
+    select(AttemptRow)
+    .where(
+        AttemptRow.outcome.is_not(None),
+        AttemptRow.discarded_at.is_(None),
+        AttemptRow.slurm_job_id.is_not(None),
+        AttemptRow.submitted_at.is_not(None),  # else only the claim has told of an id
+    )
+    .options(joinedload(AttemptRow.job).joinedload(JobRow.project))
+    .order_by(AttemptRow.id)
+    .limit(bindparam("limit"))
+)
+_FINISHED_INDEX_JOBS = (
+    select(JobRow, FileVersionRow)
+    .join(FileVersionRow, FileVersionRow.index_job == JobRow.public_id)
+    .where(FileVersionRow.state == FileState.INDEXING, JobRow.state.in_(sorted(ENDS)))
+    .options(joinedload(JobRow.project), joinedload(FileVersionRow.file))
+    .limit(bindparam("limit"))
+)
+
+
+def attempts_at_scheduler(session: Session) -> list[AtScheduler]:
+    """The current attempt of every job that the scheduler has."""
+    found = session.connection().execute(
+        _ATTEMPTS_AT_SCHEDULER
+    )  # not by the session, which looks at each row for objects of its own
+    return [AtScheduler._make(row) for row in found]
+
+
 def reported_attempts(session: Session) -> list[AttemptRow]:
     """Those of `attempts_at_scheduler` that have reported their end, with their jobs: they are few at any time."""
-    return list(
-        session.scalars(
-            select(AttemptRow)
-            .join(AttemptRow.job)
-            .where(*_is_at_scheduler(), AttemptRow.reported_at.is_not(None))
-            .options(contains_eager(AttemptRow.job))
-        )
-    )
+    return list(session.scalars(_REPORTED_ATTEMPTS))
 
 
 def attempts_by_id(session: Session, ids: Sequence[int]) -> list[AttemptRow]:
@@ -376,33 +400,15 @@ def jobs_unheard_of(session: Session, since: datetime) -> list[int]:
 def attempts_to_discard(session: Session, limit: int, without: Collection[str] = ()) -> list[AttemptRow]:
     """Attempts that are over and whose directory at the scheduler is still there, with job and project; none of those
     in the buckets `without`."""
-    left_out = AttemptRow.job.has(JobRow.project.has(ProjectRow.bucket.in_(without)))
-    return list(
-        session.scalars(
-            select(AttemptRow)
-            .where(
-                AttemptRow.outcome.is_not(None),
-                AttemptRow.discarded_at.is_(None),
-                AttemptRow.slurm_job_id.is_not(None),
-                AttemptRow.submitted_at.is_not(None),  # else only the claim has told of an id
-                *([~left_out] if without else []),
-            )
-            .options(joinedload(AttemptRow.job).joinedload(JobRow.project))
-            .order_by(AttemptRow.id)
-            .limit(limit)
-        )
-    )
+    query = _ATTEMPTS_TO_DISCARD
+    if without:
+        query = query.where(~AttemptRow.job.has(JobRow.project.has(ProjectRow.bucket.in_(without))))
+    return list(session.scalars(query, {"limit": limit}))
 
 
 def finished_index_jobs(session: Session, limit: int) -> list[tuple[JobRow, FileVersionRow]]:
     """Index jobs that have ended, with the version that still waits for them."""
-    found = session.execute(
-        select(JobRow, FileVersionRow)
-        .join(FileVersionRow, FileVersionRow.index_job == JobRow.public_id)
-        .where(FileVersionRow.state == FileState.INDEXING, JobRow.state.in_(sorted(ENDS)))
-        .options(joinedload(JobRow.project), joinedload(FileVersionRow.file))
-        .limit(limit)
-    )
+    found = session.execute(_FINISHED_INDEX_JOBS, {"limit": limit})
     return [(job, version) for job, version in found]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, aliased, defer, joinedload, selectinload
 
 from divbase_gateway.db.jobs import is_open
@@ -25,18 +25,25 @@ class Standing(NamedTuple):
     number: int
 
 
-def standings(session: Session) -> list[Standing]:
-    """Of every query whose shards are at work: one statement, whatever their number, and none of their plans."""
+def _standings() -> Select[int | None, str, str | None, bool, int]:
     shard = aliased(JobRow)
     alike = (shard.parent_id, shard.state, shard.reason, shard.cancel_requested_at.is_not(None))
-    found = session.execute(
+    return (
         select(*alike, func.count())
         .select_from(JobRow)
         .join(shard, shard.parent_id == JobRow.id)
         .where(is_open(), JobRow.state == JobState.SPREAD)
         .group_by(*alike)
     )
-    return [Standing._make(row) for row in found]
+
+
+# Built once: every tick asks, and to write this one takes a fifth of a tick that has nothing to do.
+_STANDINGS = _standings()
+
+
+def standings(session: Session) -> list[Standing]:
+    """Of every query whose shards are at work: one statement, whatever their number, and none of their plans."""
+    return [Standing._make(row) for row in session.execute(_STANDINGS)]
 
 
 def shards_of(session: Session, parent_id: int, *, lock: bool = False) -> list[JobRow]:
