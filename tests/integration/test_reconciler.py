@@ -715,6 +715,27 @@ def test_a_requeued_run_is_followed_by_a_new_attempt(world: World) -> None:
     assert world.state(job) == "SUCCEEDED"
 
 
+def test_a_requeue_that_is_seen_while_the_run_still_ends_is_not_overlooked(world: World) -> None:
+    """Guards: SLURM counts the restart before the run that it takes back has ended. That is no restart that the claim
+    survived, or the job would wait for a run that can do nothing."""
+    job = world.submit()
+    world.node(job).claim()
+    world.sees(job, RUNNING)
+    world.tick(SECOND)
+    for _ in range(2):
+        world.sees(job, replace(RUNNING, state="COMPLETING", restarts=1))
+        world.tick(SECOND)
+        assert world.state(job) == "FINALIZING"
+    world.sees(job, replace(PENDING, restarts=1, reason="BeginTime"))
+    world.tick(SECOND)
+    assert [attempt.outcome for attempt in world.attempts(job)] == ["requeued"]
+    world.tick()
+    world.node(job).work()
+    world.sees(job, COMPLETED)
+    world.tick()
+    assert world.state(job) == "SUCCEEDED"
+
+
 def test_a_run_that_was_requeued_before_it_claimed_goes_on(world: World) -> None:
     """Guards: a restart that nobody lost anything by is no failure."""
     job = world.submit()

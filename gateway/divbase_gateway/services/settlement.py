@@ -255,7 +255,10 @@ def _was_requeued(job: JobRow, attempt: AttemptRow, sighting: Sighting) -> bool:
 
 def _copy_sighting(job: JobRow, attempt: AttemptRow, sighting: Sighting, now: datetime) -> None:
     attempt.slurm_state, attempt.slurm_reason = sighting.state, sighting.reason or None
-    attempt.slurm_source, attempt.restarts = sighting.source, sighting.restarts
+    attempt.slurm_source = sighting.source
+    if attempt.claimed_at is None or phase_of(sighting.state) is not Phase.ENDING:
+        # SLURM counts a restart before the run has ended that it takes back, and that one has the claim.
+        attempt.restarts = sighting.restarts
     attempt.exit_code, attempt.signal = sighting.exit_code, sighting.signal
     attempt.node = sighting.node or attempt.node
     attempt.started_at = sighting.started_at or attempt.started_at
