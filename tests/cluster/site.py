@@ -283,7 +283,8 @@ class Site:
         seen = self.job(job)
         here = f"{seen.state} {seen.reason}: {seen.message} {seen.stuck or seen.waiting} {self.attempts(seen)}"
         asked = ("squeue", "--all", "--format=%i %j %T %r %S %N"), ("sinfo", "--all", "--format=%n %T %E")
-        return "\n".join([here, *map(self._answered, asked), *self.log.splitlines()[-40:]])
+        log = [line for line in self.log.splitlines() if "request.answered" not in line]
+        return "\n".join([here, *map(self._answered, asked), *log[-30:]])
 
     def _answered(self, command: Sequence[str]) -> str:
         try:
