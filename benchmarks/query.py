@@ -127,7 +127,6 @@ def measure(folder: Path, quick: bool) -> Section:
     size = QUICK if quick else _chosen(FULL)
     outcomes: list[Outcome] = []
     titles: dict[str, str] = {}
-    starts: list[Start] = []
     with ExitStack() as stays:
         network = stays.enter_context(Network())
         (folder / "stack" / "scratch").mkdir(parents=True)

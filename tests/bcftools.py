@@ -76,8 +76,8 @@ class _Forks:
     """
 
     def __init__(self, program: Path) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._process = subprocess.Popen([sys.executable, "-IS", "-c", _SERVER, program], text=True, **pipes)  # type: ignore[call-overload]
+        command = [sys.executable, "-IS", "-c", _SERVER, program]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         atexit.register(self._process.communicate)
 
     def run(self, words: Sequence[str], folder: Path, most_bytes: int, stdout: Path, stderr: Path) -> int:
@@ -107,7 +107,8 @@ for line in sys.stdin:
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
             sys.argv = [program, *words]
             exec(code, {"__name__": "__main__"})
-        finally:
-            os._exit(125)
+        except BaseException as error:
+            os.write(2, repr(error).encode())
+        os._exit(125)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """

@@ -37,7 +37,7 @@ def _standings() -> Select[int | None, str, str | None, bool, int]:
     )
 
 
-# Built once: every tick asks, and to write this one takes a fifth of a tick that has nothing to do.
+# Built once, as those of every tick are.
 _STANDINGS = _standings()
 
 
