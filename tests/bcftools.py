@@ -70,7 +70,7 @@ def _run_alone(command: Sequence[str | Path], folder: Path, most_bytes: int, std
 
 
 class _Forks:
-    """Runs pysam's bcftools in forks of a small process that has loaded it already: 3 ms each, and not 30.
+    """Runs pysam's bcftools in forks of a small process that has loaded it already: 4 ms each, and not 23.
 
     What the forks run is the executable that DivBase writes, word for word.
     """

@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Take what is there by now, a million objects that stay, out of every search for garbage."""
+    """Take what is there by now, and stays, out of every search for garbage."""
     gc.collect()
     gc.freeze()
 

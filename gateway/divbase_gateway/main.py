@@ -6,7 +6,6 @@ It must not know rules or adapters: those are in `services` and behind `bootstra
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import signal
 import socket
@@ -47,7 +46,6 @@ app = typer.Typer(
 
 def run() -> None:
     """The entry point: our errors become one line and exit status 1."""
-    gc.set_threshold(50_000)  # what is imported stays; looking for circles in it took a tenth of the start
     try:
         app()
     except DivBaseError as error:

@@ -435,7 +435,7 @@ def test_running_job_is_cancelled(bench: Bench) -> None:
     """A running job ends as CANCELLED, by SIGTERM, which accounting may write down a moment after the end."""
     ref = bench.submit("long", "echo begun; sleep 60")
     bench.running(ref)
-    if bench.runs_scripts:  # a job is RUNNING before its script is, and what never began is ended by no signal
+    if bench.runs_scripts:  # SLURM calls a job RUNNING before its script is
         bench.log_with(ref, b"begun")
     bench.scheduler.cancel(ref)
     assert word(bench.end_of(ref)) == "CANCELLED"
