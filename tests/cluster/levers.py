@@ -98,6 +98,10 @@ class Levers:
         """Until a job waits at the step."""
         self._wait_for(f"{self.node_dir}/python3.at-{step}", patience_s)
 
+    def until_held(self, step: str) -> str:
+        """The same, as a line of sh for `before_command`."""
+        return f"until [ -e {self.node_dir}/python3.at-{step} ]; do sleep 0.1; done"
+
     def release(self, step: str) -> None:
         self.run(f"rm -f {self.node_dir}/python3.hold-{step}")
 

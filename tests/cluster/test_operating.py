@@ -36,11 +36,13 @@ def findings(site: Site, job: str) -> list[str]:
 
 def test_the_copy_that_claims_is_followed_and_the_audit_is_clean(site: Site) -> None:
     """sbatch submits twice and tells of the second; the first claims, does the work, and is the one that counts."""
-    site.levers.before_command("sbatch", '/usr/bin/sbatch "$@" > "$0.untold"; sleep 3\n')
+    site.levers.hold("stage")
+    site.levers.before_command("sbatch", f'/usr/bin/sbatch "$@" > "$0.untold"; {site.levers.until_held("stage")}\n')
     job = site.submit()
     site.slurm_id(job)
     names = {attempt.slurm_name for attempt in site.job(job).attempts}
     copies = wait_for(lambda: _both(site, names), "both copies in SLURM")
+    site.levers.release("stage")
     site.succeeds(job)
     check(site)
     counted = site.slurm_id(job)
