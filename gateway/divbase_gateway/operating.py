@@ -37,7 +37,7 @@ from divbase_gateway.settings import Settings, load
 
 Config = Annotated[
     Path | None,
-    typer.Option("--config", help="Settings file (TOML); default: $DIVBASE_CONFIG, else ./divbase.toml if there."),
+    typer.Option("--config", help="Settings file (TOML); default: $DIVBASE_GATEWAY_CONFIG, else ./divbase.toml."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from divbase_gateway.domain.errors import InvalidRequest
 
 ENV_PREFIX = "DIVBASE_"
-CONFIG_VARIABLE = "DIVBASE_CONFIG"
+CONFIG_VARIABLE = "DIVBASE_GATEWAY_CONFIG"
 DEFAULT_FILE = Path("divbase.toml")
 
 
@@ -347,7 +347,7 @@ def load(config: Path | None = None) -> LoadedSettings:
     """Read the settings: environment before file before default.
 
     Args:
-        config: the file; None for `$DIVBASE_CONFIG`, else `./divbase.toml` if there is one.
+        config: the file; None for `$DIVBASE_GATEWAY_CONFIG`, else `./divbase.toml` if there is one.
 
     Raises:
         InvalidSettings: with every fault of file and environment at once.
@@ -382,8 +382,8 @@ _MARKDOWN_HEAD = """# Settings of the gateway
 
 This page is generated: `divbase-gateway settings --markdown > docs/settings.md`.
 
-Settings are read from a TOML file (`--config`, else the variable `DIVBASE_CONFIG`, else `divbase.toml` in the working
-directory) and from environment variables. A variable wins over the file, the file over the default.
+Settings are read from a TOML file (`--config`, else the variable `DIVBASE_GATEWAY_CONFIG`, else `divbase.toml` in the
+working directory) and from environment variables. A variable wins over the file, the file over the default.
 The variable of a setting is `DIVBASE_`, its group, two underscores and its name, in capitals:
 `database.url` is `DIVBASE_DATABASE__URL`. Lists are written as JSON in a variable. `divbase-gateway settings` prints
 what holds, and where each value came from.

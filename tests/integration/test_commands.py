@@ -24,7 +24,7 @@ class Run:
     """Runs `divbase-gateway` in a folder of its own, over the database of the test."""
 
     def __init__(self, folder: Path, variables: dict[str, str]):
-        known = {leaf.variable for leaf in leaves()} | {"DIVBASE_CONFIG"}
+        known = {leaf.variable for leaf in leaves()} | {"DIVBASE_GATEWAY_CONFIG"}
         self.folder = folder
         self.environment = {name: value for name, value in os.environ.items() if name not in known} | variables
 

@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable and no ./divbase.toml of whoever runs the tests."""
-    for variable in [leaf.variable for leaf in leaves()] + ["DIVBASE_CONFIG"]:
+    for variable in [leaf.variable for leaf in leaves()] + ["DIVBASE_GATEWAY_CONFIG"]:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -72,10 +72,17 @@ def test_the_file_in_the_working_directory_is_read(tmp_path: Path) -> None:
 
 
 def test_the_file_can_be_named_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DIVBASE_CONFIG says where the file is."""
-    monkeypatch.setenv("DIVBASE_CONFIG", str(write(tmp_path, "[server]\nport = 9000\n")))
+    """DIVBASE_GATEWAY_CONFIG says where the file is."""
+    monkeypatch.setenv("DIVBASE_GATEWAY_CONFIG", str(write(tmp_path, "[server]\nport = 9000\n")))
 
     assert load().settings.server.port == 9000
+
+
+def test_the_file_of_the_command_line_is_not_the_gateways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DIVBASE_CONFIG is what `divbase` reads; on a machine with both, it says nothing to the gateway."""
+    monkeypatch.setenv("DIVBASE_CONFIG", str(write(tmp_path, '[profiles.default]\nurl = "http://x"\n')))
+
+    assert load().file is None
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
