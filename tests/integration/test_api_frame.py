@@ -16,6 +16,7 @@ import pytest
 import structlog
 from divbase_gateway.api.auth import Public
 from divbase_gateway.api.deps import WriteSession
+from divbase_gateway.api.routes import new_router
 from divbase_gateway.db.models import UserRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import Conflict, DatabaseUnavailable, DivBaseError, InvalidStep, SubmissionRefused
@@ -24,8 +25,8 @@ from divbase_gateway.logs import set_up_logs
 from divbase_gateway.ports import ObjectStore
 from divbase_gateway.services import idempotency
 from divbase_gateway.services.health import Readiness
-from fastapi import FastAPI
-from sqlalchemy import event, func, select
+from fastapi import APIRouter, FastAPI
+from sqlalchemy import Connection, event, func, select
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
@@ -54,10 +55,13 @@ def users_of(api: Api) -> int:
         return session.scalar(select(func.count()).select_from(UserRow)) or 0
 
 
-def app_of(api: Api) -> FastAPI:
+def added_to(api: Api) -> APIRouter:
+    """A router of the API for routes of a test; what is added to it is there at once."""
     app = api.client.app
     assert isinstance(app, FastAPI)
-    return app
+    router = new_router("tests")
+    app.include_router(router)
+    return router
 
 
 # --- sessions -----------------------------------------------------------------------------------------------------
@@ -66,7 +70,7 @@ def app_of(api: Api) -> FastAPI:
 def test_a_commit_that_fails_is_not_answered_as_success(api: Api) -> None:
     """The commit comes before the answer: what the client is told of is stored, or the client is told of a failure."""
 
-    @app_of(api).post("/added", dependencies=[Public])
+    @added_to(api).post("/added", dependencies=[Public])
     def added(session: WriteSession) -> dict[str, bool]:
         def fail(_session: Session) -> None:
             raise DatabaseUnavailable("The disk is full.")
@@ -89,7 +93,7 @@ def test_what_is_written_is_there_when_the_answer_arrives(api: Api, admin: Calle
 def test_an_error_takes_back_what_was_written(api: Api) -> None:
     """A request is carried out whole or not at all."""
 
-    @app_of(api).post("/added", dependencies=[Public])
+    @added_to(api).post("/added", dependencies=[Public])
     def added(session: WriteSession) -> None:
         now = api.gateway.clock.now()
         session.add(UserRow(public_id="x", email="x@x", name="", is_admin=False, active=True, created_at=now))
@@ -109,6 +113,23 @@ def test_more_writers_than_worker_threads_all_get_through(api: Api, admin: Calle
         )
 
     assert [answer.status_code for answer in answers] == [201] * 60
+
+
+def test_a_look_is_one_transaction(api: Api, admin: Caller) -> None:
+    """The key is looked up in the session that the route reads with."""
+    assert admin.get("/users").status_code == 200  # notes the key's use, once a minute
+    begun: list[Connection] = []
+
+    def note(connection: Connection) -> None:
+        begun.append(connection)
+
+    event.listen(api.gateway.sessions.engine, "begin", note)
+    try:
+        assert admin.get("/users").status_code == 200
+    finally:
+        event.remove(api.gateway.sessions.engine, "begin", note)
+
+    assert len(begun) == 1
 
 
 # --- idempotency --------------------------------------------------------------------------------------------------
@@ -229,6 +250,21 @@ def test_authentication_comes_before_the_body(api: Api) -> None:
     assert api.client.post("/api/v1/keys", json={"nonsense": 1}).status_code == 401
 
 
+def test_who_may_not_call_a_route_is_not_told_what_is_wrong_with_the_request(api: Api, admin: Caller) -> None:
+    """Neither of its body, nor of its parameters, nor of its cursor: the key comes first, then the membership."""
+    api.add_project("owls")
+    stranger = api.add_caller("stranger@example.org")
+    nobody = Caller(api, stranger.user, stranger.key[:-1] + ("a" if stranger.key[-1] != "a" else "b"))
+
+    for caller, status in ((nobody, 401), (stranger, 404)):
+        assert caller.post("/projects/owls/jobs", {"nonsense": 1}).status_code == status
+        assert caller.get("/projects/owls/jobs", limit=0).status_code == status
+        assert caller.get("/projects/owls/jobs", cursor="?").status_code == status
+    assert admin.post("/projects/owls/jobs", {"nonsense": 1}).status_code == 422
+    assert admin.get("/projects/owls/jobs", limit=0).status_code == 422
+    assert admin.get("/projects/owls/jobs", cursor="?").json()["code"] == "invalid_request"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
@@ -268,7 +304,7 @@ def test_a_body_that_is_too_large_is_refused(admin: Caller) -> None:
 def test_each_class_of_error_has_its_status(api: Api, error: DivBaseError, status: int) -> None:
     """A class without a line of its own has the status of its parent."""
 
-    @app_of(api).get("/fails", dependencies=[Public])
+    @added_to(api).get("/fails", dependencies=[Public])
     def fails() -> None:
         raise error
 
@@ -278,7 +314,7 @@ def test_each_class_of_error_has_its_status(api: Api, error: DivBaseError, statu
 def test_a_fault_of_ours_tells_nothing_of_our_insides(api: Api, plain_logs: io.StringIO) -> None:
     """500 with the request's id for the client; the traceback with the same id in the log."""
 
-    @app_of(api).get("/crash", dependencies=[Public])
+    @added_to(api).get("/crash", dependencies=[Public])
     def crash() -> None:
         raise RuntimeError("the password is swordfish")
 

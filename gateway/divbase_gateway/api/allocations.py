@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from divbase_client import models
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from divbase_gateway.api.auth import ProjectAdmin, Reader
 from divbase_gateway.api.deps import ReadSession, TheGateway, WriteSession
+from divbase_gateway.api.routes import new_router
 from divbase_gateway.db.models import ProjectRow
 from divbase_gateway.domain.allocations import Month
 from divbase_gateway.services import allocations
 from divbase_gateway.services.policy import JobPolicy
 
-router = APIRouter(tags=["allocations"])
+router = new_router("allocations")
 
 _COLUMNS = {name: f"slurm_{name}" for name in ("account", "partition", "qos", "wckey")}
 """Wire name of a value -> its column, where they differ."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from divbase_client import models
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from divbase_gateway.api.auth import Access, require
 from divbase_gateway.api.deps import TheGateway, WriteSession
 from divbase_gateway.api.presigned import presigned_of
+from divbase_gateway.api.routes import new_router
 from divbase_gateway.db.models import AttemptRow
 from divbase_gateway.db.session import after_commit
 from divbase_gateway.domain.errors import Conflict
 from divbase_gateway.ports import Part
 from divbase_gateway.services import attempts
 
-router = APIRouter(prefix="/attempts/{attempt}", tags=["attempts"])
+router = new_router("attempts", "/attempts/{attempt}")
 
 Attempt = Annotated[AttemptRow, Depends(require(Access.JOB_TOKEN))]
 _SHA256 = r"^[0-9a-f]{64}$"

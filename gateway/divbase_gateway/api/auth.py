@@ -6,6 +6,7 @@ It knows kinds of access and turns a bearer token into a caller; it must not kno
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
@@ -13,8 +14,10 @@ from typing import Annotated, Any
 import structlog
 from fastapi import Depends, Path, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.orm import Session
 
 from divbase_gateway.api.deps import gateway_of
+from divbase_gateway.api.routes import Later, Work, ask_permission
 from divbase_gateway.db.models import AttemptRow
 from divbase_gateway.domain.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from divbase_gateway.domain.projects import Role
@@ -53,7 +56,7 @@ def require(access: Access | ProjectAccess) -> Callable[..., Any]:
     """The dependency that lets only those through who have `access`.
 
     It gives a `Caller` for USER, ADMIN and ProjectAccess (`caller.project` and `.role` for the last), the `AttemptRow`
-    for JOB_TOKEN (detached, with its job) and None for PUBLIC.
+    for JOB_TOKEN (with its job) and None for PUBLIC; each once the route is at work (api/routes.py).
 
     Raises (when a request comes):
         Unauthenticated: no key, or not a good one.
@@ -90,18 +93,16 @@ def _require_nothing() -> Callable[[], Awaitable[None]]:
     return authorize
 
 
-def _require_user() -> Callable[..., Caller]:
-    def authorize(request: Request, credentials: _ApiKey) -> Caller:
-        return _authenticate(request, credentials, None)
+def _require_user() -> Callable[..., Awaitable[Later]]:
+    async def authorize(request: Request, credentials: _ApiKey) -> Later:
+        return _permission(request, credentials, lambda caller: None)
 
     return authorize
 
 
-def _require_admin() -> Callable[..., Caller]:
-    def authorize(request: Request, credentials: _ApiKey) -> Caller:
-        caller = _authenticate(request, credentials, None)
-        _require_site_admin(caller)
-        return caller
+def _require_admin() -> Callable[..., Awaitable[Later]]:
+    async def authorize(request: Request, credentials: _ApiKey) -> Later:
+        return _permission(request, credentials, _require_site_admin)
 
     return authorize
 
@@ -115,11 +116,8 @@ def _require_site_admin(caller: Caller) -> None:
         )
 
 
-def _require_role(needed: Role, admin: bool) -> Callable[..., Caller]:
-    def authorize(
-        request: Request, credentials: _ApiKey, project: Annotated[str, Path(description="Name of the project")]
-    ) -> Caller:
-        caller = _authenticate(request, credentials, project)
+def _require_role(needed: Role, admin: bool) -> Callable[..., Awaitable[Later]]:
+    def check(caller: Caller, project: str) -> None:
         if caller.membership is None:
             raise NotFound(
                 f"There is no project {project!r}, or you are not a member of it.",
@@ -134,34 +132,62 @@ def _require_role(needed: Role, admin: bool) -> Callable[..., Caller]:
             )
         if admin:
             _require_site_admin(caller)
+
+    async def authorize(
+        request: Request, credentials: _ApiKey, project: Annotated[str, Path(description="Name of the project")]
+    ) -> Later:
+        return _permission(request, credentials, lambda caller: check(caller, project), project)
+
+    return authorize
+
+
+def _require_job_token() -> Callable[..., Awaitable[Later]]:
+    async def authorize(
+        request: Request, credentials: _JobToken, attempt: Annotated[str, Path(description="`<job>.<number>`")]
+    ) -> Later:
+        token = _token(credentials, "job token")
+
+        def give(work: Work) -> AttemptRow:
+            with _looking(request, work) as session:
+                row = attempts.authenticate(session, attempt, token)
+            request.state.user = f"attempt {attempt}"
+            return row
+
+        return ask_permission(request, Later(give))
+
+    return authorize
+
+
+def _permission(
+    request: Request,
+    credentials: HTTPAuthorizationCredentials | None,
+    check: Callable[[Caller], None],
+    project: str | None = None,
+) -> Later:
+    """A caller with a good key of whom `check` says nothing against."""
+    token = _token(credentials, "API key")
+
+    def give(work: Work) -> Caller:
+        caller = _authenticate(request, work, token, project)
+        check(caller)
         return caller
 
-    return authorize
+    return ask_permission(request, Later(give))
 
 
-def _require_job_token() -> Callable[..., AttemptRow]:
-    def authorize(
-        request: Request, credentials: _JobToken, attempt: Annotated[str, Path(description="`<job>.<number>`")]
-    ) -> AttemptRow:
-        token = _token(credentials, "job token")
-        with gateway_of(request).sessions.read() as session:
-            row = attempts.authenticate(session, attempt, token)
-        request.state.user = f"attempt {attempt}"
-        return row
-
-    return authorize
-
-
-def _authenticate(request: Request, credentials: HTTPAuthorizationCredentials | None, project: str | None) -> Caller:
-    gateway = gateway_of(request)
-    now = gateway.clock.now()
-    token = _token(credentials, "API key")
-    with gateway.sessions.read() as session:
+def _authenticate(request: Request, work: Work, token: str, project: str | None) -> Caller:
+    now = gateway_of(request).clock.now()
+    with _looking(request, work) as session:
         caller = keys.authenticate(session, token, now, project)
     request.state.user = caller.user.email
     if keys.needs_touch(caller.key, now):
         _touch(request, caller)
     return caller
+
+
+def _looking(request: Request, work: Work) -> AbstractContextManager[Session]:
+    """The session that the route reads with, else one for this look alone."""
+    return gateway_of(request).sessions.read() if work.session is None else nullcontext(work.session)
 
 
 def _token(credentials: HTTPAuthorizationCredentials | None, kind: str) -> str:

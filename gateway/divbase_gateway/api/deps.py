@@ -1,17 +1,18 @@
 """What requests are given: the gateway and a session for reading or writing. It must not know any noun of the API.
 
 A write session commits when the route's function has returned and before the answer is sent, and rolls back on any
-error: `scope="function"` ends the dependency there, so a client is never told of something that is not stored.
+error, so a client is never told of something that is not stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
+from divbase_gateway.api.routes import Later, Work
 from divbase_gateway.db.session import Database
 from divbase_gateway.ports import Clock, ObjectStore, Scheduler
 from divbase_gateway.services.corrections import Corrections
@@ -55,19 +56,21 @@ async def _gateway(request: Request) -> Gateway:
     return gateway_of(request)
 
 
-def _read(request: Request) -> Iterator[Session]:
-    with gateway_of(request).sessions.read() as session:
-        yield session
+async def _read(request: Request) -> Later:
+    def give(work: Work) -> Session:
+        work.session = work.enter_context(gateway_of(request).sessions.read())
+        return work.session
+
+    return Later(give, first=True)
 
 
-def _write(request: Request) -> Iterator[Session]:
-    with gateway_of(request).sessions.write() as session:
-        yield session
+async def _write(request: Request) -> AsyncIterator[Later]:
+    yield Later(lambda work: work.enter_context(gateway_of(request).sessions.write()))
 
 
 TheGateway = Annotated[Gateway, Depends(_gateway)]
 
-# An open session holds a connection, and for writing on SQLite the lock, while it waits for a worker thread to run the
-# route. Were all worker threads waiting for that lock, nobody could ever let go of it; so only some may be in there.
-ReadSession = Annotated[Session, Depends(_read, scope="function", max_concurrency=8)]
+ReadSession = Annotated[Session, Depends(_read)]
+
+# On SQLite writers wait for each other, in worker threads; so only some may, and readers find a thread.
 WriteSession = Annotated[Session, Depends(_write, scope="function", max_concurrency=8)]

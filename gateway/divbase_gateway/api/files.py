@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 from divbase_client import models
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from divbase_gateway.api.auth import Editor, Reader
 from divbase_gateway.api.deps import ReadSession, TheGateway
@@ -14,13 +14,14 @@ from divbase_gateway.api.idempotency import Once, earlier_answer, idempotently
 from divbase_gateway.api.jobs import detail_of as job_detail_of
 from divbase_gateway.api.pagination import Paging
 from divbase_gateway.api.presigned import presigned_of
+from divbase_gateway.api.routes import new_router
 from divbase_gateway.domain.files import FileState
 from divbase_gateway.services import drain, files, repairs, retention, sidecars
 from divbase_gateway.services.files import FileDownload, Listing
 from divbase_gateway.services.sidecars import SidecarView
 from divbase_gateway.services.versions import StoredFile
 
-router = APIRouter(tags=["files"])
+router = new_router("files")
 
 Key = Annotated[str, Query(description="Name of the file in the project", min_length=1, max_length=1100)]
 Version = Annotated[str | None, Query(description="One version of it; the current one where none is named")]

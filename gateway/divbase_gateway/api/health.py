@@ -6,12 +6,13 @@ from importlib.metadata import version
 from typing import Annotated
 
 from divbase_client.models import Health
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 
 from divbase_gateway.api.auth import Public
+from divbase_gateway.api.routes import new_router
 from divbase_gateway.services.health import Readiness
 
-router = APIRouter(tags=["health"])
+router = new_router("health")
 
 VERSION = version("divbase-gateway")
 
@@ -27,8 +28,8 @@ async def get_health() -> Health:
     return Health(status="ok", version=VERSION)
 
 
-@router.get("/ready", dependencies=[Public], responses={503: {"model": Health}})
-def get_ready(response: Response, readiness: Annotated[Readiness, Depends(_readiness)]) -> Health:
+@router.get("/ready", dependencies=[Public], response_model=Health, responses={503: {"model": Health}})
+def get_ready(readiness: Annotated[Readiness, Depends(_readiness)]) -> Response:
     """Database, store and scheduler answer (looked at every five seconds at most, the scheduler every thirty); 503
     where one does not.
 
@@ -36,6 +37,6 @@ def get_ready(response: Response, readiness: Annotated[Readiness, Depends(_readi
     """
     checks = readiness.checks()
     failing = not all(check.ok for check in checks)
-    response.status_code = 503 if failing else 200
     words = {check.name: "ok" if check.ok and not check.notable else check.words for check in checks}
-    return Health(status="failing" if failing else "ok", version=VERSION, checks=words)
+    told = Health(status="failing" if failing else "ok", version=VERSION, checks=words)
+    return Response(told.model_dump_json(), 503 if failing else 200, media_type="application/json")

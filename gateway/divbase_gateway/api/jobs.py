@@ -7,15 +7,15 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from divbase_client import models
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
-from divbase_gateway.api.answers import answer
 from divbase_gateway.api.auth import Querier, Reader
 from divbase_gateway.api.deps import ReadSession, TheGateway, WriteSession
 from divbase_gateway.api.idempotency import Once, earlier_answer, idempotently
 from divbase_gateway.api.pagination import Paging
 from divbase_gateway.api.presigned import presigned_of
 from divbase_gateway.api.queries import plan_for, plan_of
+from divbase_gateway.api.routes import new_router
 from divbase_gateway.db.jobs import JobLine, line_of
 from divbase_gateway.db.models import AttemptRow, JobRow
 from divbase_gateway.db.session import after_commit
@@ -28,7 +28,7 @@ from divbase_gateway.domain.waiting import shards_words, waiting_words
 from divbase_gateway.services import drain, jobs, queries, results, retention
 from divbase_gateway.services.plans import query_plan_of
 
-router = APIRouter(tags=["jobs"])
+router = new_router("jobs")
 
 
 JobKind = Literal["query", "shard", "index", "repair", "sidecar"]
@@ -71,7 +71,7 @@ def run_query(body: models.NewJob, caller: Querier, gateway: TheGateway, once: O
     return told
 
 
-@router.get("/projects/{project}/jobs", response_model=models.Page[models.Job])
+@router.get("/projects/{project}/jobs")
 def list_jobs(
     caller: Reader,
     session: ReadSession,
@@ -79,7 +79,7 @@ def list_jobs(
     state: Annotated[list[models.JobState] | None, Query(description="Only jobs in these states")] = None,
     mine: Annotated[bool, Query(description="Only the caller's own")] = False,
     kind: Annotated[JobKind | None, Query(description="Only jobs of this kind; shards are not listed without")] = None,
-) -> Response:
+) -> models.Page[models.Job]:
     """The project's jobs, newest first."""
     found = jobs.list_jobs(
         session,
@@ -91,15 +91,15 @@ def list_jobs(
         kind=kind,
     )
     held_back = drain.holding(session, found)
-    return answer(paging.page(found, lambda line: models.Job(**_fields(line, held_back)), lambda line: line.id))
+    return paging.page(found, lambda line: models.Job(**_fields(line, held_back)), lambda line: line.id)
 
 
-@router.get("/projects/{project}/jobs/{job}", response_model=models.JobDetail)
-def show_job(job: str, caller: Reader, session: ReadSession) -> Response:
+@router.get("/projects/{project}/jobs/{job}")
+def show_job(job: str, caller: Reader, session: ReadSession) -> models.JobDetail:
     """One job with its plan, attempts and results."""
     found = jobs.get_job(session, caller.project, job)
     shards = jobs.shards_of(session, found)
-    return answer(detail_of(found, drain.holding(session, [found, *shards]), shards))
+    return detail_of(found, drain.holding(session, [found, *shards]), shards)
 
 
 @router.post("/projects/{project}/jobs/{job}/cancel")

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 from divbase_client import models
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from divbase_gateway.api.auth import User
 from divbase_gateway.api.deps import ReadSession, TheGateway, WriteSession
 from divbase_gateway.api.idempotency import Once, idempotently
 from divbase_gateway.api.pagination import Paging
+from divbase_gateway.api.routes import new_router
 from divbase_gateway.db.models import ApiKeyRow
 from divbase_gateway.domain.errors import InvalidRequest
 from divbase_gateway.services import keys, users
 
-router = APIRouter(tags=["keys"])
+router = new_router("keys")
 
 _SHOWN_ONCE = "The key was created by an earlier request; its secret is shown once. Revoke it and create another."
 

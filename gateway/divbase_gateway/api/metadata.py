@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from divbase_client import models
-from fastapi import APIRouter
 
 from divbase_gateway.api.auth import Reader
 from divbase_gateway.api.deps import ReadSession, TheGateway
+from divbase_gateway.api.routes import new_router
 from divbase_gateway.services import metadata
 
-router = APIRouter(tags=["metadata"])
+router = new_router("metadata")
 
 
 @router.get("/projects/{project}/metadata")

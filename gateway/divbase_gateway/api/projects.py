@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from divbase_client import models
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from divbase_gateway.api.auth import Admin, Manager, Reader, User
 from divbase_gateway.api.deps import ReadSession, TheGateway, WriteSession
 from divbase_gateway.api.idempotency import Once, idempotently
 from divbase_gateway.api.pagination import Paging
+from divbase_gateway.api.routes import new_router
 from divbase_gateway.db.session import after_commit
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.domain.retention import GRACE
@@ -16,7 +17,7 @@ from divbase_gateway.services import projects, retention, storage
 from divbase_gateway.services.projects import Member, ProjectSummary
 from divbase_gateway.services.retention import Effect
 
-router = APIRouter(tags=["projects"])
+router = new_router("projects")
 
 
 @router.get("/projects")

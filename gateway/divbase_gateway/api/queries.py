@@ -6,11 +6,10 @@ import shlex
 from dataclasses import replace
 
 from divbase_client import models
-from fastapi import APIRouter, Response
 
-from divbase_gateway.api.answers import answer
 from divbase_gateway.api.auth import Querier
 from divbase_gateway.api.deps import Gateway, TheGateway
+from divbase_gateway.api.routes import new_router
 from divbase_gateway.domain.allocations import Labels
 from divbase_gateway.domain.errors import InvalidSelection
 from divbase_gateway.domain.queries import OutputFormat, Plan, PlannedInput, Process, QueryRequest, Selection
@@ -18,13 +17,13 @@ from divbase_gateway.services import queries, storage
 from divbase_gateway.services.allocations import labels_of
 from divbase_gateway.services.keys import Caller
 
-router = APIRouter(tags=["queries"])
+router = new_router("queries")
 
 
-@router.post("/projects/{project}/queries/plan", response_model=models.Plan)
-def plan_query(body: models.Query, caller: Querier, gateway: TheGateway) -> Response:
+@router.post("/projects/{project}/queries/plan")
+def plan_query(body: models.Query, caller: Querier, gateway: TheGateway) -> models.Plan:
     """Say what a query would do: files, samples, bytes, commands, resources. Nothing is submitted."""
-    return answer(plan_of(_plan(body, caller, gateway), labels_of(caller.project, gateway.policy)))
+    return plan_of(_plan(body, caller, gateway), labels_of(caller.project, gateway.policy))
 
 
 @router.post("/projects/{project}/queries/script")

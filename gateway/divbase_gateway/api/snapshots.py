@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from divbase_client import models
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from divbase_gateway.api.auth import Editor, Reader
 from divbase_gateway.api.deps import ReadSession, WriteSession
 from divbase_gateway.api.files import file_of
 from divbase_gateway.api.idempotency import Once, idempotently
 from divbase_gateway.api.pagination import Paging
+from divbase_gateway.api.routes import new_router
 from divbase_gateway.db.models import SnapshotRow
 from divbase_gateway.services import snapshots
 
-router = APIRouter(tags=["snapshots"])
+router = new_router("snapshots")
 
 
 @router.get("/projects/{project}/snapshots")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from divbase_client import models
-from fastapi import APIRouter, Response
+from fastapi import Response
 from sqlalchemy.orm import Session
 
 from divbase_gateway.api.auth import Editor
@@ -14,12 +14,13 @@ from divbase_gateway.api.deps import Gateway, ReadSession, TheGateway
 from divbase_gateway.api.files import file_of, wake_for
 from divbase_gateway.api.idempotency import Once, earlier_answer, idempotently
 from divbase_gateway.api.presigned import presigned_of
+from divbase_gateway.api.routes import new_router
 from divbase_gateway.domain.errors import StorageFull
 from divbase_gateway.ports import Part
 from divbase_gateway.services import uploads
 from divbase_gateway.services.uploads import BegunUpload, NewContent, UploadLimits
 
-router = APIRouter(tags=["uploads"])
+router = new_router("uploads")
 
 _MIB = 1024 * 1024
 

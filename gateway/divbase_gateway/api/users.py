@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from divbase_client import models
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from divbase_gateway.api.auth import Admin, User
 from divbase_gateway.api.deps import ReadSession, TheGateway, WriteSession
@@ -11,10 +11,11 @@ from divbase_gateway.api.idempotency import Once, idempotently
 from divbase_gateway.api.keys import wire_key
 from divbase_gateway.api.pagination import Paging
 from divbase_gateway.api.projects import wire_member
+from divbase_gateway.api.routes import new_router
 from divbase_gateway.db.models import UserRow
 from divbase_gateway.services import projects, users
 
-router = APIRouter(tags=["users"])
+router = new_router("users")
 
 
 @router.get("/me")
