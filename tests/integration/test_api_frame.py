@@ -25,7 +25,7 @@ from divbase_gateway.logs import set_up_logs
 from divbase_gateway.ports import ObjectStore
 from divbase_gateway.services import idempotency
 from divbase_gateway.services.health import Readiness
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter
 from sqlalchemy import Connection, event, func, select
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
@@ -57,10 +57,8 @@ def users_of(api: Api) -> int:
 
 def added_to(api: Api) -> APIRouter:
     """A router of the API for routes of a test; what is added to it is there at once."""
-    app = api.client.app
-    assert isinstance(app, FastAPI)
     router = new_router("tests")
-    app.include_router(router)
+    api.client.app.include_router(router)
     return router
 
 
@@ -107,7 +105,7 @@ def test_an_error_takes_back_what_was_written(api: Api) -> None:
 @pytest.mark.slow
 def test_more_writers_than_worker_threads_all_get_through(api: Api, admin: Caller) -> None:
     """Writers that wait for the database do not take the threads that those need who hold it."""
-    with api.client, ThreadPoolExecutor(60) as pool:
+    with ThreadPoolExecutor(60) as pool:
         answers = list(
             pool.map(lambda n: admin.post("/users", {"email": f"u{n}@example.org"}, once=f"w{n}"), range(60))
         )
@@ -172,7 +170,7 @@ def test_a_failed_request_can_be_tried_again_with_its_key(admin: Caller) -> None
 
 def test_two_equal_requests_at_once_make_one_thing(api: Api, admin: Caller) -> None:
     """One creates; the other waits for it and gets the same answer."""
-    with api.client, ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(8) as pool:
         body = {"email": "bo@example.org"}
         answers = list(pool.map(lambda _: admin.post("/users", body, once="k"), range(8)))
 

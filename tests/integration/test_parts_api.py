@@ -203,7 +203,7 @@ def test_the_node_is_told_of_the_cache(lab: Lab, mode: Mode) -> None:
     assert submit(lab, mode, command="view -r chr1")["cache"] is None
     policy = replace(lab.api.gateway.policy, cache=NodeCache("/scratch/divbase", 10**9))
     lab.api.gateway = replace(lab.api.gateway, policy=policy)
-    lab.api.client = ApiClient(create_app(lab.api.gateway), raise_server_exceptions=False)
+    lab.api.client = ApiClient(create_app(lab.api.gateway))
     told = submit(lab, mode, command="view -r chr2")["cache"]
     assert told == {"folder": "/scratch/divbase", "bytes": 10**9}
 
