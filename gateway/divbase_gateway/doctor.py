@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from divbase_gateway import bootstrap
 from divbase_gateway.clock import SystemClock
-from divbase_gateway.db import migrate
+from divbase_gateway.db import revision
 from divbase_gateway.db.projects import any_bucket
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import StoreUnavailable
@@ -39,7 +39,7 @@ def examine(settings: Settings) -> list[Check]:
     """Every check, each by itself: one that fails keeps no other from running."""
     checks = [
         check("database", lambda: _database(settings)),
-        check("schema", lambda: f"revision {migrate.require_head(settings.database.url)}"),
+        check("schema", lambda: f"revision {revision.require_head(settings.database.url)}"),
         check("s3", lambda: bootstrap.build_store(settings).ping()),
         check("s3 for laptops", lambda: _endpoint(settings.s3.laptop_endpoint, settings.s3.endpoint)),
         check("s3 for jobs", lambda: _endpoint(settings.s3.job_endpoint, settings.s3.endpoint)),

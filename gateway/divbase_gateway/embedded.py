@@ -15,7 +15,7 @@ from pathlib import Path
 
 from divbase_gateway.bootstrap import Gateway, build
 from divbase_gateway.clock import SystemClock
-from divbase_gateway.db import migrate
+from divbase_gateway.db import revision
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import Conflict
 from divbase_gateway.local.seaweedfs import S3Endpoint, SeaweedServer
@@ -55,7 +55,7 @@ def bring_up(loaded: LoadedSettings, folder: Path) -> Iterator[EmbeddedStack]:
         endpoint = s3.start()
         try:
             settings = embedded_settings(loaded, folder, endpoint, listener.getsockname()[1])
-            migrate.upgrade(settings.database.url)
+            _bring_up_to_date(settings.database.url)
             admin_key = folder / "admin.key"
             _ensure_admin(settings, admin_key)
             gateway = build(settings)
@@ -86,6 +86,13 @@ def embedded_settings(loaded: LoadedSettings, folder: Path, endpoint: S3Endpoint
         tree[group] |= {name: value for name, value in values.items() if f"{group}.{name}" in untouched}
     tree["server"]["port"] = port
     return Settings.model_validate(tree)
+
+
+def _bring_up_to_date(url: str) -> None:
+    if revision.current(url) != revision.head():
+        from divbase_gateway.db import migrate
+
+        migrate.upgrade(url)
 
 
 def _ensure_admin(settings: Settings, key_file: Path) -> None:

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from divbase_gateway import operating
 from divbase_gateway.clock import SystemClock
-from divbase_gateway.db import migrate as schema
+from divbase_gateway.db import revision
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import DivBaseError
 from divbase_gateway.logs import set_up_logs
@@ -86,7 +86,7 @@ def serve(config: Config = None) -> None:
     values = load(config).settings
     _end_in_order()
     set_up_logs(values.server.log_format, values.server.log_level)
-    schema.require_head(values.database.url)
+    revision.require_head(values.database.url)
     gateway = bootstrap.build(values)
     gateway.start()
     try:
@@ -107,6 +107,8 @@ def init(
 
     Example: divbase-gateway init --email ada@example.org
     """
+    from divbase_gateway.db import migrate as schema
+
     values = load(config).settings
     schema.upgrade(values.database.url)
     database = Database(values.database.url, pool_size=1)
@@ -127,10 +129,12 @@ def migrate(config: Config = None) -> None:
 
     Example: divbase-gateway migrate
     """
+    from divbase_gateway.db import migrate as schema
+
     url = load(config).settings.database.url
-    before = schema.current(url)
+    before = revision.current(url)
     schema.upgrade(url)
-    after = schema.current(url)
+    after = revision.current(url)
     typer.echo(
         f"The schema is at revision {after}." if before == after else f"Migrated from {before or 'nothing'} to {after}."
     )
@@ -248,7 +252,3 @@ def _print_settings(loaded: LoadedSettings) -> None:
     for line in loaded.lines():
         table.add_row(line.name, line.value, line.source)
     Console(markup=False, highlight=False).print(table)
-
-
-if __name__ == "__main__":
-    run()

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from divbase_gateway.clock import SystemClock
 from divbase_gateway.db import jobs as rows
-from divbase_gateway.db import migrate as schema
+from divbase_gateway.db import revision
 from divbase_gateway.db.models import JobRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.allocations import Month
@@ -362,7 +362,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 @contextmanager
 def _database(values: Settings) -> Iterator[Database]:
-    schema.require_head(values.database.url)
+    revision.require_head(values.database.url)
     database = Database(values.database.url, pool_size=1)
     try:
         yield database

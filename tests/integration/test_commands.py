@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from divbase_gateway.bootstrap import SystemClock
-from divbase_gateway.db import migrate
+from divbase_gateway.db import revision
 from divbase_gateway.db.session import Database
 from divbase_gateway.services import keys
 from divbase_gateway.settings import leaves
@@ -30,7 +30,7 @@ class Run:
 
     def __call__(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "divbase_gateway.main", *arguments],
+            [sys.executable, "-m", "divbase_gateway", *arguments],
             cwd=self.folder,
             env=self.environment | variables,
             capture_output=True,
@@ -49,7 +49,7 @@ def test_init_sets_a_site_up_once(run: Run, empty_url: str) -> None:
     """Tables, the first admin and a key that works; the second time nothing is changed and no key printed."""
     first = run("init", "--email", "Ada@Example.org")
     assert first.returncode == 0, first.stderr
-    assert migrate.current(empty_url) == migrate.head()
+    assert revision.current(empty_url) == revision.head()
     database = Database(empty_url)
     with database.read() as session:
         caller = keys.authenticate(session, first.stdout.strip(), SystemClock().now())
@@ -72,8 +72,8 @@ def test_init_with_a_bad_address_is_one_line(run: Run) -> None:
 
 def test_migrate_says_what_it_did(run: Run) -> None:
     """From where to where; and nothing to do the second time."""
-    assert run("migrate").stdout == f"Migrated from nothing to {migrate.head()}.\n"
-    assert run("migrate").stdout == f"The schema is at revision {migrate.head()}.\n"
+    assert run("migrate").stdout == f"Migrated from nothing to {revision.head()}.\n"
+    assert run("migrate").stdout == f"The schema is at revision {revision.head()}.\n"
 
 
 def test_serve_refuses_a_schema_that_it_does_not_know(run: Run) -> None:

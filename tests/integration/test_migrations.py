@@ -6,7 +6,8 @@ import json
 from datetime import datetime
 
 import pytest
-from divbase_gateway.db import migrate
+from alembic.script import ScriptDirectory
+from divbase_gateway.db import migrate, revision
 from divbase_gateway.db.models import Base, JobRow
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import Conflict, DatabaseUnavailable
@@ -26,7 +27,7 @@ def test_up_makes_every_table(empty_url: str) -> None:
     migrate.upgrade(empty_url)
 
     assert tables(empty_url) == set(Base.metadata.tables) | {"alembic_version"}
-    assert migrate.current(empty_url) == migrate.head()
+    assert revision.current(empty_url) == revision.head()
 
 
 def test_up_twice_changes_nothing(empty_url: str) -> None:
@@ -34,7 +35,12 @@ def test_up_twice_changes_nothing(empty_url: str) -> None:
     migrate.upgrade(empty_url)
     migrate.upgrade(empty_url)
 
-    assert migrate.require_head(empty_url) == migrate.head()
+    assert revision.require_head(empty_url) == revision.head()
+
+
+def test_the_newest_revision_is_the_one_that_alembic_finds() -> None:
+    """The gateway reads it off the names of the files, without Alembic."""
+    assert revision.head() == ScriptDirectory(str(revision.MIGRATIONS)).get_current_head()
 
 
 def test_down_removes_everything_and_up_works_again(empty_url: str) -> None:
@@ -42,7 +48,7 @@ def test_down_removes_everything_and_up_works_again(empty_url: str) -> None:
     migrate.upgrade(empty_url)
     migrate.downgrade(empty_url)
     assert tables(empty_url) == {"alembic_version"}
-    assert migrate.current(empty_url) is None
+    assert revision.current(empty_url) is None
 
     migrate.upgrade(empty_url)
     assert "users" in tables(empty_url)
@@ -84,7 +90,7 @@ def test_the_two_tables_that_point_at_each_other_are_tied(empty_url: str) -> Non
 def test_an_old_schema_is_refused_with_the_command_to_run(empty_url: str) -> None:
     """A gateway does not start over a schema that it does not know."""
     with pytest.raises(Conflict) as caught:
-        migrate.require_head(empty_url)
+        revision.require_head(empty_url)
 
     assert "divbase-gateway migrate" in str(caught.value.hint)
 
