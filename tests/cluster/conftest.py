@@ -16,6 +16,7 @@ from tests.cluster.truth import audit
 collect_ignore_glob = [] if os.environ.get("DIVBASE_CLUSTER") == "1" else ["test_*.py"]
 
 MakeSite = Callable[..., Site]
+EXPIRY_S = 60
 
 
 @contextmanager
@@ -42,9 +43,21 @@ def make_site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def shared_site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """In the end the operator's audit finds nothing in all that happened to it."""
     with _sites(cluster, tmp_path_factory) as make:
-        site = make()
+        site = make(index_by_job=True)
         yield site
         audit(site)
+
+
+@pytest.fixture(scope="session")
+def s3_only(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site in `manifest` mode, whose nodes have no way to the gateway; its URLs are good for `EXPIRY_S` seconds."""
+    settings = {
+        "JOBS__NODE_ACCESS": "manifest",
+        "JOBS__MANIFEST_EXPIRY_S": str(EXPIRY_S),
+        "SERVER__NODE_URL": "http://host.docker.internal:1",
+    }
+    with _sites(cluster, tmp_path_factory) as make:
+        yield make(settings=settings, index_by_job=True)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,8 @@ class Cluster:
         return _output(subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60))
 
     def container(self, service: str) -> str:
-        label = "label=com.docker.compose"
-        argv = ["docker", "ps", "--all", "--quiet", "--filter", f"{label}.project={self.project}"]
-        listed = subprocess.run(
-            [*argv, "--filter", f"{label}.service={service}"], capture_output=True, text=True, check=True
-        )
-        return listed.stdout.split()[0]
+        """Its id, which stays as long as the cluster is up."""
+        return _container(self.project, service)
 
     @contextmanager
     def without(self, service: str, daemon: str) -> Iterator[None]:
@@ -129,6 +126,16 @@ class Cluster:
             assert time.monotonic() < deadline, f"job {job_id} has not ended: {seen}"
             time.sleep(0.3)
         return seen[0]
+
+
+@cache
+def _container(project: str, service: str) -> str:
+    label = "label=com.docker.compose"
+    argv = ["docker", "ps", "--all", "--quiet", "--filter", f"{label}.project={project}"]
+    listed = subprocess.run(
+        [*argv, "--filter", f"{label}.service={service}"], capture_output=True, text=True, check=True
+    )
+    return listed.stdout.split()[0]
 
 
 def _output(answer: subprocess.CompletedProcess[str]) -> str:

@@ -76,18 +76,18 @@ def empty_slots(make: Callable[[Cluster, SshRunner, PurePosixPath], SlurmSchedul
     Args:
         make: from the cluster, a runner on its login node and a folder for job directories to a scheduler.
     """
+    since = _next_second()
     cluster = connect()
     work_dir = PurePosixPath(f"/shared/divbase/test-{secrets.token_hex(4)}")
     cluster.run("mkdir", "-m", "700", str(work_dir))
     runner = SshRunner(Login(cluster.host, cluster.user, cluster.known_hosts, cluster.port, cluster.key_file))
     scheduler = make(cluster, runner, work_dir)
     try:
-        yield RecentJobs(scheduler, _next_second())
+        _wait_until(since)
+        yield RecentJobs(scheduler, since)
     finally:
         scheduler.close()
-        cluster.run("scancel", "--user=divbase", "--partition=slots")
-        _wait_empty(cluster)
-        cluster.run("rm", "-rf", str(work_dir))
+        cluster.run("sh", "-c", _CLEAR, "sh", str(work_dir))
 
 
 def over_ssh(runner: SshRunner, work_dir: PurePosixPath, clock: Clock) -> CliScheduler:
@@ -95,14 +95,22 @@ def over_ssh(runner: SshRunner, work_dir: PurePosixPath, clock: Clock) -> CliSch
 
 
 def _next_second() -> datetime:
-    """Wait for it: SLURM's times are whole seconds, and a job of the test before may carry this one."""
-    begin = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
-    time.sleep(max(0.0, (begin - datetime.now(UTC)).total_seconds()))
-    return begin
+    """SLURM's times are whole seconds, and a job of the test before may carry this one."""
+    return datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
 
 
-def _wait_empty(cluster: Cluster, patience_s: float = 30.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while left := cluster.run("squeue", "--noheader", "--partition=slots", "--format=%i %T %r"):
-        assert time.monotonic() < deadline, f"jobs do not end: {left}"
-        time.sleep(0.2)
+def _wait_until(moment: datetime) -> None:
+    time.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()))
+
+
+_CLEAR = """\
+scancel --user=divbase --partition=slots
+for try in $(seq 150); do
+  left=$(squeue --noheader --partition=slots --format='%i %T %r')
+  if [ -z "$left" ]; then rm -rf "$1"; exit 0; fi
+  sleep 0.2
+done
+echo "jobs do not end: $left" >&2
+exit 1
+"""
+"""Ends what is left in the partition, waits for that, and removes the folder: one call, as each logs in anew."""

@@ -127,6 +127,7 @@ class Site:
         settings: DIVBASE_ variables without that prefix, over `QUICK`.
         database: its URL; None for a SQLite file in the folder.
         replicas: gateway processes, on one database.
+        index_by_job: whether a job on the cluster makes the file's index; else it is uploaded with the file.
     """
 
     cluster: Cluster
@@ -134,6 +135,7 @@ class Site:
     settings: Mapping[str, str] = field(default_factory=dict)
     database: str | None = None
     replicas: int = 1
+    index_by_job: bool = False
     project: str = field(default_factory=lambda: f"f{secrets.token_hex(4)}")
     checked: set[str] = field(default_factory=set)
     """Jobs that a check has looked at, and the names of their attempts: the audit in the end does so again."""
@@ -162,6 +164,9 @@ class Site:
     def _create_project(self) -> None:
         with self.client() as client:
             client.projects.create(self.project)
+            if not self.index_by_job:
+                assert self.file.index is not None
+                client.files.upload(self.project, self.file.index)
             client.files.upload(self.project, self.file.path)
             client.files.wait_until_indexed(self.project, FILE, PATIENCE_S)
 

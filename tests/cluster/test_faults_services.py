@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from divbase_client.models import JobState
 
-from tests.cluster.conftest import MakeSite
+from tests.cluster.conftest import EXPIRY_S, MakeSite
 from tests.cluster.containers import Cluster
 from tests.cluster.site import Site, wait_for
 from tests.cluster.truth import check, runs_of
@@ -34,9 +34,11 @@ def two_gateways(postgres_folder: Path, make_site: MakeSite) -> Site:
     return make_site(database=postgres.url("site"), replicas=2)
 
 
-def test_fault_11_and_15_a_minute_in_one_go(site: Site, cluster: Cluster) -> None:
-    """Two jobs that take a minute, side by side. One runs into its time limit and says so, its log being there; of the
-    other all URLs have expired when it comes to use them: it asks for new ones, and succeeds."""
+def test_fault_11_and_15_a_minute_in_one_go(site: Site, s3_only: Site, cluster: Cluster) -> None:
+    """Three jobs that take a minute, side by side. One runs into its time limit and says so, its log being there; of
+    the others all URLs have expired when they come to use them. The one that has a way to the gateway asks for new
+    ones, and succeeds; the other, in manifest mode, has not begun yet: it says so by its exit status, and its next
+    attempt has URLs of its own."""
     site.levers.hold("run")
     over = site.submit()
     site.levers.wait_held("run")
@@ -44,16 +46,21 @@ def test_fault_11_and_15_a_minute_in_one_go(site: Site, cluster: Cluster) -> Non
     site.levers.release("push")
     late = site.submit()
     site.levers.wait_held("stage")
+    s3_only.levers.hold("claim")
+    expired = s3_only.submit()
+    s3_only.levers.wait_held("claim")
     begin = time.monotonic()
     cluster.admin("slurmctld", "scontrol", "update", f"jobid={site.slurm_id(over)}", "timelimit=1")
     ended = site.reaches(over, JobState.FAILED, patience_s=150)
     assert ended.reason == "timed_out"
     assert "finished: timed_out" in site.user.jobs.log(site.project, over).text
-    time.sleep(max(0.0, 62 - (time.monotonic() - begin)))
-    site.levers.release("run")
-    site.levers.release("stage")
+    time.sleep(max(0.0, EXPIRY_S + 2 - (time.monotonic() - begin)))
+    for each, step in ((site, "run"), (site, "stage"), (s3_only, "claim")):
+        each.levers.release(step)
     assert len(site.succeeds(late).attempts) == 1
+    assert [each.outcome for each in s3_only.succeeds(expired).attempts] == ["urls_expired", "succeeded"]
     check(site)
+    check(s3_only)
 
 
 def test_fault_11_job_that_hangs_before_it_can_report(site: Site, cluster: Cluster) -> None:

@@ -1,30 +1,17 @@
-"""Jobs of `manifest` mode on the cluster: the nodes have no way to the gateway, only to S3."""
+"""Jobs of `manifest` mode on the cluster: the nodes have no way to the gateway, only to S3.
+
+One whose URLs expire before it begins is in test_faults_services.py, with others that take a minute.
+"""
 
 from __future__ import annotations
 
 import time
 
 import pytest
-from divbase_client.models import JobState
 
-from tests.cluster.conftest import MakeSite
 from tests.cluster.site import Site
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
-NOWHERE = "http://host.docker.internal:1"
-EXPIRY_S = 60
-
-
-@pytest.fixture(scope="module")
-def s3_only(make_site: MakeSite) -> Site:
-    return make_site(
-        settings={
-            "JOBS__NODE_ACCESS": "manifest",
-            "JOBS__MANIFEST_EXPIRY_S": str(EXPIRY_S),
-            "SERVER__NODE_URL": NOWHERE,
-        }
-    )
 
 
 @pytest.fixture
@@ -65,14 +52,3 @@ def test_the_store_is_away_at_the_push(site: Site) -> None:
         time.sleep(3)
     ended = site.succeeds(job)
     assert [each.outcome for each in ended.attempts] == ["succeeded"]
-
-
-def test_the_urls_expired_before_the_job_began(site: Site) -> None:
-    """Guards: the job says so by its exit status, and the next attempt has URLs of its own."""
-    site.levers.hold("claim")
-    job = site.submit()
-    site.levers.wait_held("claim")
-    time.sleep(EXPIRY_S)
-    site.levers.release("claim")
-    ended = site.reaches(job, JobState.SUCCEEDED)
-    assert [each.outcome for each in ended.attempts] == ["urls_expired", "succeeded"]
