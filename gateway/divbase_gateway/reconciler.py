@@ -351,6 +351,7 @@ class Reconciler:
             return
         self._next_look = time.monotonic() + self._pace.between_looks
         self._send_cancellations(tracked)
+        looked_at = self._clock.now()
         try:
             observation = self._scheduler.observe([each.ref for each in tracked])
         except SchedulerUnavailable as error:
@@ -361,7 +362,7 @@ class Reconciler:
             return
         tracked, unread = self._collector.collect(tracked, observation, self._clock.now())
         verdicts = self._verify(tracked, observation)
-        self._record(tracked, observation, verdicts, unread)
+        self._record(tracked, observation, verdicts, unread, looked_at)
 
     def _send_cancellations(self, tracked: list[settlement.Tracked]) -> None:
         """Tell the scheduler which jobs users want ended, tasks of one array together."""
@@ -400,6 +401,7 @@ class Reconciler:
         observation: Observation,
         verdicts: dict[int, settlement.Verdict],
         unread: frozenset[int],
+        looked_at: datetime,
     ) -> None:
         now = self._clock.now()
         self._looking_since = looking_since = self._looking_since or now
@@ -427,6 +429,7 @@ class Reconciler:
                     self._policy,
                     now,
                     looking_since,
+                    looked_at=looked_at,
                     unread=each.job_id in unread,
                 )
                 if ended is not None:

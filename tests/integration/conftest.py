@@ -22,7 +22,10 @@ from divbase_gateway.settings import Settings
 from tests.api import Api, build_api, one_event_loop
 from tests.fakes.clock import FakeClock
 from tests.fakes.scheduler import FakeScheduler
+from tests.lab import lab_in_memory
 from tests.postgres import Postgres, start_postgres
+from tests.variants import VariantFile, simulate
+from tests.world import World, world_of
 
 BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
 """The parameters of a fixture: what is the same on both is asked of one in a hurry."""
@@ -185,3 +188,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory: pytest.TempPathFactory) -> VariantFile:
+    """The file of `world`."""
+    return simulate(tmp_path_factory.mktemp("variants") / "a.vcf.gz", index="csi")
+
+
+@pytest.fixture
+def world(database: Database, variants: VariantFile) -> World:
+    """A project, a scheduler and a reconciler in memory, on both databases."""
+    return world_of(lab_in_memory(database), variants)

@@ -19,17 +19,16 @@ from divbase_gateway.services.rounds import Round
 from divbase_gateway.services.uploads import UPLOAD_LIFETIME
 from sqlalchemy import select
 
-from tests.integration import test_reconciler as reconciling
 from tests.integration import test_sidecars_api as copying
 from tests.integration import test_spread as spreading
-from tests.integration.test_reconciler import FAILED, World
 from tests.integration.test_retention import DAY, Project
 from tests.lab import PART_SIZE, refusal
 from tests.variants import VariantFile
+from tests.world import FAILED, World
 
 pytestmark = pytest.mark.slow  # many requests each
 
-variants, world, copy = reconciling.variants, reconciling.world, copying.copy
+copy = copying.copy
 
 REFUSED = ["AccessDenied", "NoSuchBucket"]
 SECOND = timedelta(seconds=1)

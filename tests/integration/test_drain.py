@@ -10,10 +10,7 @@ from divbase_gateway.domain.drain import Drain
 from divbase_gateway.domain.errors import InvalidRequest
 from divbase_gateway.services import drain
 
-from tests.integration import test_reconciler as reconciling
-from tests.integration.test_reconciler import COMPLETED, World
-
-variants, world = reconciling.variants, reconciling.world
+from tests.world import COMPLETED, World
 
 
 def begin(world: World, reason: str = "new disks until noon") -> Drain:

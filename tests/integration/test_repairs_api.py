@@ -15,15 +15,12 @@ import pytest
 from divbase_gateway.domain.errors import StoreUnavailable
 from httpx import Response
 
-from tests.integration import test_reconciler as reconciling
-from tests.integration.test_reconciler import COMPLETED, FAILED, Node, World
 from tests.lab import together
 from tests.variants import bgzf, index_variants, plain_gzip, vcf_header, vcf_records, write_variants
+from tests.world import COMPLETED, FAILED, NODE_FAIL, Node, World, index_of, work_on_index
 
 pytestmark = pytest.mark.slow  # many requests each
 
-variants = reconciling.variants
-world = reconciling.world
 
 KEY = "sent/s.vcf.gz"
 TEXT = vcf_header(["A", "B"], {"chr1": 9000}) + vcf_records("chr1", 9000, ["A", "B"], 30, 1)
@@ -153,7 +150,7 @@ def test_a_repair_counts_against_the_limits(world: World) -> None:
 
 def test_a_missing_index_is_built_without_writing_the_file_anew(world: World, tmp_path: Path) -> None:
     """Guards: where nothing is wrong with a file but that its index job was lost, a repair is an index job."""
-    job, index = reconciling.index_of(world, tmp_path)
+    job, index = index_of(world, tmp_path)
     assert ask(world, "b.vcf.gz").json()["id"] == job  # it is at work
     world.tick()
     node = world.node(job)
@@ -165,7 +162,7 @@ def test_a_missing_index_is_built_without_writing_the_file_anew(world: World, tm
     assert (answer.status_code, answer.json()["kind"]) == (201, "index")
     assert world.lab.info("b.vcf.gz")["state"] == "INDEXING"
     world.tick()
-    reconciling.work_on_index(world, answer.json()["id"], index)
+    work_on_index(world, answer.json()["id"], index)
     assert (world.lab.info("b.vcf.gz")["state"], world.lab.count_versions("b.vcf.gz")) == ("READY", 1)
 
 
@@ -181,7 +178,7 @@ def test_why_an_index_could_not_be_built_decides(
     world: World, tmp_path: Path, reason: str, status: int, words: str | None
 ) -> None:
     """Guards: an unsorted file is written anew, a damaged one is not."""
-    job, _ = reconciling.index_of(world, tmp_path)
+    job, _ = index_of(world, tmp_path)
     world.tick()
     node = world.node(job)
     node.claim()
@@ -340,7 +337,7 @@ def test_a_later_attempt_takes_away_what_an_earlier_one_has_put_there(world: Wor
     world.lab.store.away.add("read")
     finish(world, job, node)
     (theirs, old) = versions(world)
-    world.sees(job, reconciling.NODE_FAIL)
+    world.sees(job, NODE_FAIL)
     world.lab.store.away.clear()
     world.tick()
     world.tick()

@@ -23,15 +23,13 @@ from httpx import Response
 from sqlalchemy import select
 
 from tests.api import Caller
-from tests.integration import test_reconciler as reconciling
-from tests.integration.test_reconciler import COMPLETED, RESULT, Killed, World
 from tests.lab import Lab, lab_on_s3
 from tests.statements import statements_of
 from tests.variants import VariantFile
+from tests.world import COMPLETED, RESULT, Killed, World, index_of, work_on_index, world_of
 
 pytestmark = pytest.mark.slow  # many requests each
 
-variants, world = reconciling.variants, reconciling.world
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 QUERY = {"all_samples": True, "command": "view"}
@@ -177,9 +175,9 @@ def test_what_was_done_stays_on_record(project: Project, aged: str) -> None:
 def test_what_other_jobs_made_is_no_result(project: Project, tmp_path: Path) -> None:
     """Guards: indexes that DivBase built belong to their files and stay, whatever their age."""
     world = project.world
-    job, index = reconciling.index_of(world, tmp_path)
+    job, index = index_of(world, tmp_path)
     world.tick()
-    reconciling.work_on_index(world, job, index)
+    work_on_index(world, job, index)
     assert project.lab.info("b.vcf.gz")["state"] == "READY"
     project.keep(1)
     project.pass_days(9)
@@ -623,7 +621,7 @@ def test_nothing_of_it_is_left_in_a_real_bucket(
 @pytest.fixture
 def make_project(variants: VariantFile) -> Callable[[Lab], Project]:
     def make(lab: Lab) -> Project:
-        world = reconciling.world_of(lab, variants)
+        world = world_of(lab, variants)
         manager = lab.api.add_caller("mona@example.org")
         lab.api.add_member(lab.project, manager.user, Role.MANAGE)
         return Project(world, manager)

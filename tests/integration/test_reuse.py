@@ -11,13 +11,11 @@ from divbase_gateway.domain.projects import Role
 from httpx import Response
 from sqlalchemy import select
 
-from tests.integration import test_reconciler as reconciling
-from tests.integration.test_reconciler import COMPLETED, FAILED, World
 from tests.variants import VariantFile, simulate
+from tests.world import COMPLETED, FAILED, World
 
 pytestmark = pytest.mark.slow  # many requests each
 
-variants, world = reconciling.variants, reconciling.world
 
 EVERYTHING = {"all_samples": True, "command": "view"}
 

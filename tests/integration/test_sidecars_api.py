@@ -16,17 +16,15 @@ import pytest
 from divbase_gateway.db.models import FileRow, FileVersionRow, ProjectRow, SidecarMapRow, SidecarRow, SnapshotFileRow
 from divbase_gateway.domain.projects import Role
 from divbase_gateway.domain.sidecars import GRACE
+from divbase_gateway.ports import Sighting
 from sqlalchemy import delete, func, select, update
 
 from tests.api import Caller
-from tests.integration import test_reconciler as reconciling
-from tests.integration.test_reconciler import COMPLETED, FAILED, World
 from tests.variants import VariantFile, index_variants, simulate
+from tests.world import COMPLETED, FAILED, World, work_on_index
 
 pytestmark = pytest.mark.slow  # many requests each
 
-variants = reconciling.variants
-world = reconciling.world
 
 KEY = "a.vcf.gz"
 SWEEP = timedelta(seconds=10)
@@ -166,7 +164,7 @@ def test_a_new_version_gets_a_copy_of_its_own(world: World, ready: str, tmp_path
     index_job = world.lab.info(KEY)["index_job"]
     world.tick(SWEEP)
     assert (len(jobs(world)), sidecar(world)) == (1, None)
-    reconciling.work_on_index(world, index_job, index_variants(newer.path, "csi").read_bytes())
+    work_on_index(world, index_job, index_variants(newer.path, "csi").read_bytes())
     world.tick(SWEEP)
     world.tick()
     assert len(jobs(world)) == 2
@@ -190,7 +188,7 @@ def test_only_so_many_jobs_are_open_at_a_time(
     world.tick(SWEEP)
     assert len(jobs(world)) == 2
     world.cancel(jobs(world)[0]["id"])
-    world.sees(jobs(world)[0]["id"], reconciling.Sighting("CANCELLED"))
+    world.sees(jobs(world)[0]["id"], Sighting("CANCELLED"))
     world.tick()
     world.tick(SWEEP)
     assert len(jobs(world)) == 3

@@ -26,7 +26,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from tests.fakes.scheduler import FakeArrayScheduler, LostAnswer
-from tests.integration.test_reconciler import (
+from tests.lab import lab_in_memory
+from tests.variants import VariantFile, bgzf, index_variants, simulate
+from tests.world import (
     COMPLETED,
     FAILED,
     LOST_AFTER,
@@ -39,8 +41,6 @@ from tests.integration.test_reconciler import (
     Node,
     World,
 )
-from tests.lab import lab_in_memory
-from tests.variants import VariantFile, bgzf, index_variants, simulate
 
 pytestmark = pytest.mark.slow  # three nodes' work for each query
 

@@ -23,9 +23,9 @@ from divbase_gateway.settings import JobSettings
 from sqlalchemy import select, text
 
 from tests.integration import test_spread as spreading
-from tests.integration.test_reconciler import COMPLETED, Node, World
 from tests.integration.test_spread import SHARDS, TIMEOUT, fail, hidden, join, shards_of, shown, site, states, work
 from tests.variants import VariantFile, index_variants
+from tests.world import COMPLETED, Node, World
 
 pytestmark = pytest.mark.slow  # many requests each
 

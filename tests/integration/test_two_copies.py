@@ -10,12 +10,10 @@ from divbase_gateway.domain.errors import SchedulerUnavailable, SubmissionRefuse
 from divbase_gateway.ports import Sighting
 
 from tests.fakes.scheduler import LostAnswer
-from tests.integration import test_reconciler as reconciling
-from tests.integration.test_reconciler import COMPLETED, LOST_AFTER, QUIET, RESULT, RUNNING, Node, World
+from tests.world import COMPLETED, LOST_AFTER, QUIET, RESULT, RUNNING, Node, World
 
 pytestmark = pytest.mark.slow  # many requests each
 
-variants, world = reconciling.variants, reconciling.world
 
 ENDED_AT_CLAIM = Sighting("FAILED", exit_code=3, signal=0)
 

@@ -13,10 +13,7 @@ from divbase_gateway.db.session import Database
 from divbase_gateway.services.corrections import Corrections
 
 from tests.fakes.scheduler import FakeScheduler
-from tests.integration import test_reconciler as reconciling
-from tests.integration.test_reconciler import COMPLETED, World
-
-variants, world = reconciling.variants, reconciling.world
+from tests.world import COMPLETED, World
 
 MAY = datetime(2026, 5, 1, tzinfo=UTC)
 JUNE = datetime(2026, 6, 1, tzinfo=UTC)

@@ -198,6 +198,7 @@ def record_sighting(
     now: datetime,
     answering_since: datetime,
     *,
+    looked_at: datetime,
     unread: bool = False,
 ) -> JobRow | None:
     """Write down one attempt's part of a successful look, and settle the job if that decides it.
@@ -207,6 +208,7 @@ def record_sighting(
         sighting: None when the look succeeded and the job was not in it.
         verdict: the store's word on the reported outputs; None when nobody looked.
         answering_since: when the last unbroken row of successful looks began; no absence counts from before.
+        looked_at: when this look began.
 
     Returns:
         the job, if this ended it.
@@ -219,7 +221,7 @@ def record_sighting(
         return None  # meanwhile another copy has claimed the attempt; what was seen is not of the run that counts
     if sighting is None:
         return _record_absence(job, attempt, policy, now, answering_since)
-    if _is_older_than_the_job_itself(attempt, sighting):
+    if _is_older_than_the_claim(attempt, sighting, looked_at):
         return None
     if _was_requeued(job, attempt, sighting):
         _copy_sighting(job, attempt, sighting, now)
@@ -232,13 +234,14 @@ def record_sighting(
     return _carry_out(session, job, attempt, decision, policy, now)
 
 
-def _is_older_than_the_job_itself(attempt: AttemptRow, sighting: Sighting) -> bool:
-    """A look that began before the job claimed its attempt may still call it pending."""
-    return (
-        attempt.claimed_at is not None
-        and sighting.restarts <= attempt.restarts
-        and phase_of(sighting.state) is Phase.WAITING
-    )
+def _is_older_than_the_claim(attempt: AttemptRow, sighting: Sighting, looked_at: datetime) -> bool:
+    """Whether a look that calls the job pending began before the job claimed its attempt.
+
+    Where it shows a restart that no other look did, that was the end of a run before the one that claimed.
+    """
+    if attempt.claimed_at is None or phase_of(sighting.state) is not Phase.WAITING:
+        return False
+    return sighting.restarts <= attempt.restarts or attempt.claimed_at >= looked_at
 
 
 def _was_requeued(job: JobRow, attempt: AttemptRow, sighting: Sighting) -> bool:
