@@ -32,6 +32,8 @@ from divbase_gateway.services import keys, users
 from divbase_gateway.settings import LoadedSettings, Settings, load, markdown
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from divbase_gateway.bootstrap import Gateway
 
 # Commands import the server and the adapters when they are run: nobody waits a second for them who only asks for help.
@@ -213,14 +215,29 @@ def _serve(gateway: Gateway, listener: socket.socket | None = None) -> None:
     """Answer requests, on the listening socket or on what the settings name, until SIGINT or SIGTERM."""
     import uvicorn
 
-    from divbase_gateway.api.app import create_app
     from divbase_gateway.bootstrap import spare_the_collector
 
+    url = gateway.settings.server.laptop_url
+    structlog.get_logger().info("server.started", version=version("divbase-gateway"), url=url)
+    config = server_config(gateway)
+    spare_the_collector()
+    # uvicorn raises the signal again once it has shut down, and that is how both commands are meant to end.
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=None if listener is None else [listener])
+
+
+def server_config(gateway: Gateway) -> uvicorn.Config:
+    """How the gateway is served."""
+    import uvicorn
+
+    from divbase_gateway.api.app import create_app
+    from divbase_gateway.api.heads import BoundedHeads
+
     server = gateway.settings.server
-    structlog.get_logger().info("server.started", version=version("divbase-gateway"), url=server.laptop_url)
     # Our own layer logs every request, and without the query strings that uvicorn would log.
-    config = uvicorn.Config(
+    return uvicorn.Config(
         create_app(gateway),
+        http=BoundedHeads,
         host=server.host,
         port=server.port,
         log_config=None,
@@ -228,10 +245,6 @@ def _serve(gateway: Gateway, listener: socket.socket | None = None) -> None:
         server_header=False,
         timeout_graceful_shutdown=5,
     )
-    spare_the_collector()
-    # uvicorn raises the signal again once it has shut down, and that is how both commands are meant to end.
-    with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=None if listener is None else [listener])
 
 
 def _create_first_admin(database: Database, email: str, name: str, values: Settings) -> str | None:

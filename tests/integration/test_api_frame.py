@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import cast
 
 import pytest
 import structlog
-from divbase_gateway.api.auth import Public
+from divbase_gateway.api.auth import Admin, Public
 from divbase_gateway.api.deps import WriteSession
 from divbase_gateway.api.routes import new_router
 from divbase_gateway.db.models import UserRow
@@ -116,18 +117,40 @@ def test_more_writers_than_worker_threads_all_get_through(api: Api, admin: Calle
 def test_a_look_is_one_transaction(api: Api, admin: Caller) -> None:
     """The key is looked up in the session that the route reads with."""
     assert admin.get("/users").status_code == 200  # notes the key's use, once a minute
-    begun: list[Connection] = []
+    with transactions_of(api) as begun:
+        assert admin.get("/users").status_code == 200
+
+    assert begun == ["read"]
+
+
+def test_nothing_is_locked_for_a_stranger(api: Api, admin: Caller) -> None:
+    """The permission comes before the session to write with, in whatever order a route names the two."""
+
+    @added_to(api).post("/added")
+    def added(session: WriteSession, caller: Admin) -> None: ...
+
+    stranger = api.add_caller("stranger@example.org")
+    told = {"Authorization": f"Bearer {stranger.key}"}
+    assert api.client.post("/added", headers=told).status_code == 403
+    with transactions_of(api) as begun:
+        assert api.client.post("/added", headers=told).status_code == 403
+
+    assert begun == ["read"]
+
+
+@contextmanager
+def transactions_of(api: Api) -> Iterator[list[str]]:
+    """What the transactions of the block are for, as they begin."""
+    begun: list[str] = []
 
     def note(connection: Connection) -> None:
-        begun.append(connection)
+        begun.append("write" if connection.get_execution_options().get("divbase_write") else "read")
 
     event.listen(api.gateway.sessions.engine, "begin", note)
     try:
-        assert admin.get("/users").status_code == 200
+        yield begun
     finally:
         event.remove(api.gateway.sessions.engine, "begin", note)
-
-    assert len(begun) == 1
 
 
 # --- idempotency --------------------------------------------------------------------------------------------------

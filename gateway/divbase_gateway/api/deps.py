@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
-from divbase_gateway.api.routes import Later, Work
+from divbase_gateway.api.routes import Later, Turn, Work
 from divbase_gateway.db.session import Database
 from divbase_gateway.ports import Clock, ObjectStore, Scheduler
 from divbase_gateway.services.corrections import Corrections
@@ -61,7 +61,7 @@ async def _read(request: Request) -> Later:
         work.session = work.enter_context(gateway_of(request).sessions.read())
         return work.session
 
-    return Later(give, first=True)
+    return Later(give, Turn.READING)
 
 
 async def _write(request: Request) -> AsyncIterator[Later]:

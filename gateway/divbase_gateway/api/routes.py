@@ -1,8 +1,8 @@
 """How a route is carried out: from the key to the answer in one worker thread. It must not know any noun of the API.
 
-FastAPI gives each dependency that may wait, and the route, a thread of its pool, one after the other, and each of these
-hops takes as long as a question to the database. So a dependency that needs the database only says what it will give
-(`Later`), and a `Route` has it given in the thread that the route itself runs in.
+FastAPI gives each dependency that may wait, and the route, a thread of its pool, one after the other, and these hops
+are a good part of what a look at a job takes (ADR 18). So a dependency that needs the database only says what it will
+give (`Later`), and a `Route` has it given in the thread that the route itself runs in.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any
@@ -30,12 +31,20 @@ class Work(ExitStack):
     session: Session | None = None
 
 
+class Turn(IntEnum):
+    """In what order parameters are given, however the route's function names them: nothing is locked for a stranger."""
+
+    READING = 0
+    PERMISSION = 1
+    REST = 2
+
+
 @dataclass(frozen=True)
 class Later:
-    """Stands for a parameter of a route until the work begins; `give` makes it. Those that are `first` go before."""
+    """Stands for a parameter of a route until the work begins; `give` makes it."""
 
     give: Callable[[Work], Any]
-    first: bool = False
+    turn: Turn = Turn.REST
 
 
 def ask_permission(request: Request, permission: Later) -> Later:
@@ -47,7 +56,7 @@ def ask_permission(request: Request, permission: Later) -> Later:
         request.state.permission = None
         return permission.give(work)
 
-    return Later(give)
+    return Later(give, Turn.PERMISSION)
 
 
 class Route(APIRoute):
@@ -85,7 +94,7 @@ def _at_work(endpoint: Callable[..., Any], status: int) -> Callable[..., Any]:
     def carry_out(**given: Any) -> Any:
         with Work() as work:
             waiting = [(name, value) for name, value in given.items() if isinstance(value, Later)]
-            for name, later in sorted(waiting, key=lambda pair: not pair[1].first):
+            for name, later in sorted(waiting, key=lambda pair: pair[1].turn):
                 given[name] = later.give(work)
             told = endpoint(**given)
         if isinstance(told, BaseModel):
