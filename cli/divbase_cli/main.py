@@ -56,7 +56,7 @@ def _refuse(error: Any, *, as_json: bool) -> int:
     message = getattr(error, "format_message", None)
     if message is None:
         raise error
-    words = " ".join(str(message()).split())
+    words = " ".join(str(message()).split()).replace(": Value error, ", ": ")  # pydantic's, by way of Typer
     context = getattr(error, "ctx", None)
     where = context.command_path if context else "divbase"
     if type(error).__name__ == "NoArgsIsHelpError":

@@ -622,3 +622,11 @@ class TestChoices:
         code = "import sys, divbase_cli.main; print(sorted({'httpx', 'rich', 'pydantic'} & set(sys.modules)))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout == "[]\n"
+
+    def test_a_choice_that_is_none_is_refused_with_the_choices(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """In words, without those of the library that checks them."""
+        with pytest.raises(SystemExit) as ended:
+            run(["jobs", "ls", "--state", "nonsense"])
+        told = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert told.startswith("divbase: Invalid value for '--state': 'nonsense' is not one of 'accepted', ")
