@@ -287,6 +287,15 @@ def test_what_cannot_be_cut_by_regions_is_not() -> None:
     assert make_plan(QueryRequest(Selection(all_samples=True)), odd, None, Maps(MAPS), shards=4).shards == 1
 
 
+@pytest.mark.parametrize("shards", [None, 4])
+def test_targets_on_a_contig_of_other_files_only_are_not_cut(shards: int | None) -> None:
+    """Guards: there is nothing between which a border could lie; the answer has the header only."""
+    other = vcf("z.vcf.gz", "Z", "3:9")
+    request = QueryRequest(Selection(samples=("A",)), "view -t 3:1-100000")
+    plan = make_plan(request, [A, other], None, Maps(MAPS), shards=shards, spread_after_s=1)
+    assert ([entry.key for entry in plan.inputs], plan.shards) == (["a.vcf.gz"], 1)
+
+
 def test_the_node_looks_at_the_first_records_of_what_is_read_by_regions_only_in_shards() -> None:
     """One of POS 0 would be lost there; where regions were asked for it is in no answer."""
     assert [entry.begins for entry in sharded("view", 2).inputs] == [

@@ -491,6 +491,8 @@ def _cut(work: _Work, places: _Places, count: int) -> tuple[Shard, ...]:
     unknown = any(entry.reads_copy and places.of_copy(entry.member) is None for entry in work.layout.numbered)
     if by_variants or unknown or len(files) < len(members) or _may_ask_for_zero(work) or _merges_blocks(work):
         return ()
+    if not places.regions:
+        return ()  # targets are on contigs of other files only
     if not work.steps.regions and not all(map(follows, files, (member.header for member in members))):
         return ()
     shards = cut(places.regions, files, count)
