@@ -112,7 +112,8 @@ def scenarios(ids: list[str]) -> list[list[Scenario]]:
     closed = [Scenario(f"{name}, {_READERS} readers", asked, clients=_READERS) for name, asked in reads.items()]
     opened = [Scenario(f"{name}, {_RATE} a second", asked, rate=_RATE) for name, asked in reads.items()]
     answered = f"a query over {history.FILES} files that was answered before"
-    single = {"health": health, "plan of a query": plan, answered: repeated}
+    running = (Request("GET", f"{_BASE}/jobs?limit=50&state=RUNNING&state=QUEUED"),)
+    single = {"health": health, "jobs that run (none of them)": running, "plan of a query": plan, answered: repeated}
     writes = {"health": health, "submission of a query": run}
     alone = [Scenario(f"{name}, one by one", asked) for name, asked in single.items()]
     return [[*closed, *opened, *alone], [Scenario(f"{name}, one submitter", asked) for name, asked in writes.items()]]

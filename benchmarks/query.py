@@ -249,8 +249,9 @@ _WORDS = (
     "all processes of the way, without S3's. From S3: bytes and requests as they pass between node and S3. Disk and "
     "memory: the most at a time, by a look every 50 ms; what ends between two looks shows 0.",
     "The target is met by the job (yes), by stage and run alone (steps), or not. Heads of answers do not count against "
-    "the target for bytes. Around a job's own three steps: planning, the scheduler, claim, log and report, and what "
-    "three witnesses have to say before a job has succeeded.",
+    "the target for bytes. An index does not say where the last block of a part ends, so up to 64 KiB are read for it, "
+    "which in small files with small blocks is more than the target grants. Around a job's own three steps: planning, "
+    "the scheduler, claim, log and report, and what three witnesses have to say before a job has succeeded.",
     "Starts alone: the helper's, and those of all bcftools on all cores; no byte is read and nothing is reported yet.",
     "A cell counts only if samples and records of all results are equal, and says VOID otherwise.",
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Semaphore
 
 import pytest
 from divbase_gateway.db.session import Database
 from divbase_gateway.domain.errors import InvalidMetadata
 from divbase_gateway.domain.samples import read_table
+from divbase_gateway.services import metadata
 from divbase_gateway.services.metadata import TableCache, load_table, reason_of
 
 from tests.lab import Lab, lab_in_memory
@@ -68,6 +71,25 @@ def test_an_unknown_column_names_the_known_ones(stocked: Lab) -> None:
     problem = stocked.editor.post(f"{stocked.path}/metadata/query", {"where": "Areal:North"}).json()
     assert problem["code"] == "invalid_filter"
     assert problem["details"]["known"] == ["#Sample_ID", "Area", "Year", "Tags"]
+
+
+def test_who_waits_for_s3_holds_up_no_reader(stocked: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards: few may read the database at once (api/deps.py), and a slow bucket must not take their places."""
+    there, go_on = Semaphore(0), Event()
+
+    def wait(*_arguments: object) -> None:
+        there.release()
+        go_on.wait(20)
+
+    monkeypatch.setattr(metadata, "summarize", wait)
+    with ThreadPoolExecutor(9) as others:
+        waiting = [others.submit(stocked.editor.get, f"{stocked.path}/metadata") for _ in range(8)]
+        try:
+            assert all(there.acquire(timeout=20) for _ in waiting)
+            answer = others.submit(stocked.editor.get, f"{stocked.path}/samples").result(timeout=20)
+            assert (answer.status_code, [each.done() for each in waiting]) == (200, [False] * 8)
+        finally:
+            go_on.set()
 
 
 def test_samples_are_listed_with_their_files(stocked: Lab) -> None:

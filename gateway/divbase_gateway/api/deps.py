@@ -56,12 +56,12 @@ async def _gateway(request: Request) -> Gateway:
     return gateway_of(request)
 
 
-async def _read(request: Request) -> Later:
+async def _read(request: Request) -> AsyncIterator[Later]:
     def give(work: Work) -> Session:
         work.session = work.enter_context(gateway_of(request).sessions.read())
         return work.session
 
-    return Later(give, Turn.READING)
+    yield Later(give, Turn.READING)
 
 
 async def _write(request: Request) -> AsyncIterator[Later]:
@@ -70,7 +70,10 @@ async def _write(request: Request) -> AsyncIterator[Later]:
 
 TheGateway = Annotated[Gateway, Depends(_gateway)]
 
-ReadSession = Annotated[Session, Depends(_read)]
+# The interpreter runs one thread at a time, and SQLite hands it on at every row: many readers at once take twice the
+# processor time of a few. So they wait for each other, but not for those who also wait for S3.
+ReadSession = Annotated[Session, Depends(_read, scope="function", max_concurrency=4)]
+ReadSessionBesideS3 = Annotated[Session, Depends(_read, scope="function")]
 
 # On SQLite writers wait for each other, in worker threads; so only some may, and readers find a thread.
 WriteSession = Annotated[Session, Depends(_write, scope="function", max_concurrency=8)]

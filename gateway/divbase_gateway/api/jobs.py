@@ -10,7 +10,7 @@ from divbase_client import models
 from fastapi import Query, Response
 
 from divbase_gateway.api.auth import Querier, Reader
-from divbase_gateway.api.deps import ReadSession, TheGateway, WriteSession
+from divbase_gateway.api.deps import ReadSession, ReadSessionBesideS3, TheGateway, WriteSession
 from divbase_gateway.api.idempotency import Once, earlier_answer, idempotently
 from divbase_gateway.api.pagination import Paging
 from divbase_gateway.api.presigned import presigned_of
@@ -149,7 +149,7 @@ def unpin_job(job: str, caller: Querier, session: WriteSession, gateway: TheGate
 
 
 @router.get("/projects/{project}/jobs/{job}/log")
-def job_log(job: str, caller: Reader, session: ReadSession, gateway: TheGateway) -> models.JobLog:
+def job_log(job: str, caller: Reader, session: ReadSessionBesideS3, gateway: TheGateway) -> models.JobLog:
     """The end of the job's output: the stored log of an ended job, or what a running one last told."""
     log = results.log_of(jobs.get_job(session, caller.project, job), gateway.store)
     return models.JobLog(text=log.text, complete=log.complete)

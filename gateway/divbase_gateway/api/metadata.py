@@ -5,7 +5,7 @@ from __future__ import annotations
 from divbase_client import models
 
 from divbase_gateway.api.auth import Reader
-from divbase_gateway.api.deps import ReadSession, TheGateway
+from divbase_gateway.api.deps import ReadSession, ReadSessionBesideS3, TheGateway
 from divbase_gateway.api.routes import new_router
 from divbase_gateway.services import metadata
 
@@ -13,14 +13,14 @@ router = new_router("metadata")
 
 
 @router.get("/projects/{project}/metadata")
-def get_metadata(caller: Reader, session: ReadSession, gateway: TheGateway) -> models.Metadata:
+def get_metadata(caller: Reader, session: ReadSessionBesideS3, gateway: TheGateway) -> models.Metadata:
     """What columns the project's sample table has."""
     return models.Metadata.model_validate(metadata.summarize(gateway.store, session, caller.project))
 
 
 @router.post("/projects/{project}/metadata/query")
 def query_metadata(
-    body: models.MetadataQuery, caller: Reader, session: ReadSession, gateway: TheGateway
+    body: models.MetadataQuery, caller: Reader, session: ReadSessionBesideS3, gateway: TheGateway
 ) -> models.MetadataAnswer:
     """The samples that a filter leaves, and the files that they are in."""
     return models.MetadataAnswer.model_validate(metadata.query(gateway.store, session, caller.project, body.where))

@@ -176,14 +176,15 @@ def list_jobs(
 ) -> list[JobLine]:
     """Newest first, those with an id below `before`: one query, whatever the number of jobs; shards are among them only
     where their kind is asked for."""
-    query = _LINES.where(JobRow.project_id == project_id).limit(limit)
+    chosen = select(JobRow.id).where(JobRow.project_id == project_id).order_by(JobRow.id.desc()).limit(limit)
     if before is not None:
-        query = query.where(JobRow.id < before)
+        chosen = chosen.where(JobRow.id < before)
     if states:
-        query = query.where(JobRow.state.in_(states))
+        chosen = chosen.where(JobRow.state.in_(states))
     if user_id is not None:
-        query = query.where(JobRow.user_id == user_id)
-    query = query.where(JobRow.parent_id.is_(None) if kind is None else JobRow.kind == kind)
+        chosen = chosen.where(JobRow.user_id == user_id)
+    chosen = chosen.where(JobRow.parent_id.is_(None) if kind is None else JobRow.kind == kind)
+    query = _LINES.where(JobRow.id.in_(chosen))
     return [JobLine._make(row) for row in session.connection().execute(query)]
 
 

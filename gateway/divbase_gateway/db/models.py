@@ -325,7 +325,8 @@ class JobRow(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index("ix_jobs_project_id_id", "project_id", "id"),
+        # A page of a listing is chosen by an index alone, however many jobs are passed over for it.
+        Index("ix_jobs_listed", "project_id", "id", "state", "user_id", "kind", "parent_id"),
         # The reconciler asks for what is not over, every tick: a small index whatever the history.
         Index(
             "ix_jobs_open",
