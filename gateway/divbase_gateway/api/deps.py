@@ -56,12 +56,20 @@ async def _gateway(request: Request) -> Gateway:
     return gateway_of(request)
 
 
-async def _read(request: Request) -> AsyncIterator[Later]:
+async def _read(request: Request) -> Later:
+    return Later(_reading(request), Turn.READING, reads_only=True)
+
+
+async def _read_beside_s3(request: Request) -> Later:
+    return Later(_reading(request), Turn.READING)
+
+
+def _reading(request: Request) -> Callable[[Work], Session]:
     def give(work: Work) -> Session:
         work.session = work.enter_context(gateway_of(request).sessions.read())
         return work.session
 
-    yield Later(give, Turn.READING)
+    return give
 
 
 async def _write(request: Request) -> AsyncIterator[Later]:
@@ -70,10 +78,9 @@ async def _write(request: Request) -> AsyncIterator[Later]:
 
 TheGateway = Annotated[Gateway, Depends(_gateway)]
 
-# The interpreter runs one thread at a time, and SQLite hands it on at every row: many readers at once take twice the
-# processor time of a few. So they wait for each other, but not for those who also wait for S3.
-ReadSession = Annotated[Session, Depends(_read, scope="function", max_concurrency=4)]
-ReadSessionBesideS3 = Annotated[Session, Depends(_read, scope="function")]
+# Readers of the database wait for each other (`routes.READERS`), but not for those who also wait for S3.
+ReadSession = Annotated[Session, Depends(_read)]
+ReadSessionBesideS3 = Annotated[Session, Depends(_read_beside_s3)]
 
 # On SQLite writers wait for each other, in worker threads; so only some may, and readers find a thread.
 WriteSession = Annotated[Session, Depends(_write, scope="function", max_concurrency=8)]

@@ -15,11 +15,18 @@ from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
+
+READERS = 4
+"""Routes at a time that only read the database. The interpreter runs one thread at a time, and SQLite hands it on at
+every row: many readers at once take twice the processor time of a few."""
+_limiter: RunVar[CapacityLimiter] = RunVar("readers")
 
 
 class Work(ExitStack):
@@ -41,10 +48,14 @@ class Turn(IntEnum):
 
 @dataclass(frozen=True)
 class Later:
-    """Stands for a parameter of a route until the work begins; `give` makes it."""
+    """Stands for a parameter of a route until the work begins; `give` makes it.
+
+    `reads_only`: the route that has it waits for the database and for nothing else.
+    """
 
     give: Callable[[Work], Any]
     turn: Turn = Turn.REST
+    reads_only: bool = False
 
 
 def ask_permission(request: Request, permission: Later) -> Later:
@@ -90,10 +101,8 @@ def _at_work(endpoint: Callable[..., Any], status: int) -> Callable[..., Any]:
     if iscoroutinefunction(endpoint):
         return endpoint
 
-    @wraps(endpoint)
-    def carry_out(**given: Any) -> Any:
+    def work_on(given: dict[str, Any], waiting: list[tuple[str, Later]]) -> Any:
         with Work() as work:
-            waiting = [(name, value) for name, value in given.items() if isinstance(value, Later)]
             for name, later in sorted(waiting, key=lambda pair: pair[1].turn):
                 given[name] = later.give(work)
             told = endpoint(**given)
@@ -101,7 +110,22 @@ def _at_work(endpoint: Callable[..., Any], status: int) -> Callable[..., Any]:
             return Response(told.model_dump_json(), status, media_type="application/json")
         return told
 
+    @wraps(endpoint)
+    async def carry_out(**given: Any) -> Any:
+        waiting = [(name, value) for name, value in given.items() if isinstance(value, Later)]
+        few = _readers() if any(later.reads_only for _, later in waiting) else None
+        return await to_thread.run_sync(work_on, given, waiting, limiter=few)
+
     return carry_out
+
+
+def _readers() -> CapacityLimiter:
+    """Of the event loop that runs."""
+    try:
+        return _limiter.get()
+    except LookupError:
+        _limiter.set(CapacityLimiter(READERS))
+        return _limiter.get()
 
 
 def _give(later: Later) -> None:
