@@ -62,10 +62,27 @@ def common_options(ctx: typer.Context, **values: Any) -> None:
     ctx.obj = take_common(values)
 
 
+def _tell_version(asked: bool) -> None:
+    """What `divbase version` says of this program, without asking a gateway."""
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"divbase {version('divbase-cli')}")
+        raise typer.Exit
+
+
+_Version = Annotated[
+    bool, typer.Option("--version", help="Show this program's version.", is_eager=True, callback=_tell_version)
+]
+
 common_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context), *common_parameters()]
+    [
+        inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        *common_parameters(),
+        inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Version),
+    ]
 )
-common_options.__annotations__ = {"ctx": typer.Context, **_COMMON}
+common_options.__annotations__ = {"ctx": typer.Context, **_COMMON, "version": _Version}
 
 
 def command(app: typer.Typer, name: str, *, example: str | Iterable[str]) -> Callable[[F], F]:

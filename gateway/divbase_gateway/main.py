@@ -57,6 +57,21 @@ def run() -> None:
         sys.exit(1)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"divbase-gateway {version('divbase-gateway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show this program's version.", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def settings(
     config: Config = None,

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,10 @@ def test_wrong_settings_are_told_before_anything_is_done(run: Run) -> None:
     answer = run("migrate")
     assert answer.returncode == 1
     assert "is it 's3.region'" in answer.stderr
+
+
+@pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
+def test_the_version_is_told_before_anything_is_read(run: Run) -> None:
+    """Guards: what a bug report begins with, also where the settings are wrong."""
+    told = run("--version", DIVBASE_SERVER__PORT="nonsense")
+    assert (told.returncode, told.stdout) == (0, f"divbase-gateway {version('divbase-gateway')}\n")

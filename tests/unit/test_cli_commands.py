@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
@@ -630,3 +631,9 @@ class TestChoices:
         told = capsys.readouterr().err
         assert ended.value.code == 2
         assert told.startswith("divbase: Invalid value for '--state': 'nonsense' is not one of 'accepted', ")
+
+
+def test_the_version_is_told_without_a_gateway(shell: Shell, gateway: FakeGateway) -> None:
+    """Guards: `--version`, which people type first, also where the gateway is away."""
+    assert shell("--version").stdout == f"divbase {version('divbase-cli')}\n"
+    assert gateway.seen == []
