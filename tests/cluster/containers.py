@@ -114,6 +114,13 @@ class Cluster:
         lines = self.run(*command, f"--jobs={job_id}", f"--format={','.join(fields)}").splitlines()
         return lines[0].split("|") if lines else []
 
+    def wait_start(self, job_id: str, patience_s: float = 30.0) -> None:
+        """Until accounting knows that the job runs, which it is told some seconds after squeue says so."""
+        deadline = time.monotonic() + patience_s
+        while (seen := self.sacct(job_id, "State")) != ["RUNNING"]:
+            assert time.monotonic() < deadline, f"accounting has no running job {job_id}: {seen}"
+            time.sleep(0.3)
+
     def wait_end(self, job_id: str, patience_s: float = 60.0) -> str:
         """Until accounting has an end for the job; returns SLURM's word for it.
 

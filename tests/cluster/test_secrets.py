@@ -40,8 +40,9 @@ class Places:
 
 
 def places(site: Site, number: str, node: str, name: str) -> Places:
-    """What SLURM's tools show of the job to any user and to root, a node's processes to another user, and the logs."""
+    """What SLURM's tools show of a running job to any user and root, a node's processes to another user, the logs."""
     cluster = site.cluster
+    cluster.wait_start(number)
     as_neighbour = ["bash", "-c", _PROCESSES]
     return Places(
         {
